@@ -1,0 +1,209 @@
+"""Parts that the configurations of every task share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fairmedfm_monai.catalog import Row
+
+Config = dict[str, Any]
+
+IMPORTS = [
+    "$import os",
+    "$import monai",
+    "$import torch",
+    "$import ignite",
+    "$from fairmedfm_monai.bundle import check_overrides",
+    "$from fairmedfm_monai.bundle import default_tracking_uri",
+    "$from fairmedfm_monai.bundle import stamps",
+    "$from fairmedfm_monai.handlers import free_output_dir",
+    "$from fairmedfm_monai.handlers import exit_on_failures",
+    "$from fairmedfm_monai.handlers import unique_run_name",
+]
+DEVICE = "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')"
+CHECK = "$check_overrides()"
+SEED = "$monai.utils.set_determinism(seed=@seed)"
+
+
+def imports(*names: str) -> list[str]:
+    """The shared imports and further ones of ``fairmedfm_monai.bundle``."""
+    return IMPORTS + [f"$from fairmedfm_monai.bundle import {name}" for name in names]
+
+
+def paths(row: Row) -> Config:
+    """Where things are, first in every configuration."""
+    return {
+        "bundle_root": ".",
+        "ckpt_dir": "$@bundle_root + '/models'",
+        "checkpoint": "$@ckpt_dir + '/model.pt'",
+        "output_dir": "$@bundle_root + '/eval'",
+        "overwrite": False,
+        "dataset_dir": row.demo_dataset,
+    }
+
+
+def model_choice(row: Row) -> Config:
+    """Which weights and variant of the FM."""
+    return {"weights": "pretrained", "variant": row.default_variant}
+
+
+def machine(*, batch_size: int, num_workers: int = 0) -> Config:
+    """How the run uses the machine."""
+    return {
+        "batch_size": batch_size,
+        "num_workers": num_workers,
+        "amp": False,
+        "seed": 0,
+        "device": DEVICE,
+        "rank": "$int(os.environ.get('RANK', '0'))",
+    }
+
+
+def statistics() -> Config:
+    """What the fairness layer is asked for."""
+    return {"operating_point": None, "n_bootstrap": 1000, "log_cases": False}
+
+
+def tracking(row: Row, usage: str, stage: str, *, weights: str = "@weights", variant: str = "@variant") -> Config:
+    """Where the run is tracked, and its tags."""
+    return {
+        "tracking_uri": "$default_tracking_uri()",
+        "experiment_name": "$'fairmedfm-' + @dataset_info.name",
+        "run_name": f"$unique_run_name('{row.name}_{row.task}_{usage}')",
+        "tags": {"fm": row.name, "usage": usage, "stage": stage, "weights": weights, "variant": variant},
+    }
+
+
+def dataset_info() -> Config:
+    """The dataset folder, read and checked."""
+    return {
+        "dataset_info": {
+            "_target_": "fairmedfm_monai.data.load_dataset",
+            "dataset_dir": "@dataset_dir",
+            "attributes": "@attributes",
+        }
+    }
+
+
+def tracking_handler(**extra: Any) -> Config:
+    """MLflow, on the first process only."""
+    return {
+        "_target_": "fairmedfm_monai.handlers.TrackingHandler",
+        "_disabled_": "$@rank > 0",
+        "tracking_uri": "@tracking_uri",
+        "experiment_name": "@experiment_name",
+        "run_name": "@run_name",
+        "tags": "@tags",
+        "iteration_log": False,
+        **extra,
+    }
+
+
+def stats_handler(**extra: Any) -> Config:
+    """The log on the screen, on the first process only."""
+    return {"_target_": "StatsHandler", "_disabled_": "$@rank > 0", "iteration_log": False, **extra}
+
+
+def fairness_handler(**extra: Any) -> Config:
+    """Subgroup metrics, on every process (it gathers)."""
+    return {
+        "_target_": "fairmedfm_monai.handlers.FairnessHandler",
+        "dataset": "@dataset_info",
+        "seed": "@seed",
+        **extra,
+    }
+
+
+def evaluation_handlers(**extra: Any) -> list[Config]:
+    """Handlers of an evaluate.json, in the order in which they must run."""
+    report = fairness_handler(
+        output_dir="@run_dir",
+        operating_point="@operating_point",
+        n_bootstrap="@n_bootstrap",
+        log_cases="@log_cases",
+        stamps="@stamps",
+        **extra,
+    )
+    return [
+        report,
+        tracking_handler(output_dir="@run_dir", log_cases="@log_cases", close_on_complete=True),
+        stats_handler(),
+    ]
+
+
+def evaluator(**extra: Any) -> Config:
+    """MONAI's evaluator on the top-level ids."""
+    return {
+        "_target_": "SupervisedEvaluator",
+        "device": "@device",
+        "val_data_loader": "@dataloader",
+        "network": "@network",
+        "inferer": "@inferer",
+        "postprocessing": "@postprocessing",
+        "val_handlers": "@handlers",
+        "amp": "@amp",
+        **extra,
+    }
+
+
+def dataloader(dataset: str, *, batch_size: str | int = "@batch_size", **extra: Any) -> Config:
+    """A data loader."""
+    return {
+        "_target_": "DataLoader",
+        "dataset": dataset,
+        "batch_size": batch_size,
+        "num_workers": "@num_workers",
+        **extra,
+    }
+
+
+def checkpoint_loader() -> Config:
+    """The zoo's way to load ``model.pt``, called in ``initialize``."""
+    return {
+        "checkpointloader": {
+            "_target_": "CheckpointLoader",
+            "load_path": "@checkpoint",
+            "load_dict": {"model": "@network_def"},
+            "map_location": "cpu",
+        }
+    }
+
+
+def sampler(dataset: str, *, shuffle: bool) -> Config:
+    """A sampler that deals the cases to the processes, repeating some so that all get as many."""
+    return {"_target_": "DistributedSampler", "dataset": dataset, "even_divisible": True, "shuffle": shuffle}
+
+
+def distributed_start() -> list[str]:
+    """First steps of every process; the ``sync`` builds Ignite's group on all of them at one place."""
+    return [
+        CHECK,
+        "$dist.init_process_group(backend='nccl' if torch.cuda.is_available() else 'gloo')",
+        "$ignite.distributed.sync()",
+        "$torch.cuda.set_device(@device) if torch.cuda.is_available() else None",
+        SEED,
+    ]
+
+
+DISTRIBUTED_DEVICE = "$torch.device('cuda:' + os.environ['LOCAL_RANK'] if torch.cuda.is_available() else 'cpu')"
+DISTRIBUTED_IMPORTS = ["$import torch.distributed as dist"]
+DISTRIBUTED_END = ["$dist.destroy_process_group()"]
+
+
+def data_parallel(module: str) -> Config:
+    """The network, wrapped for several processes."""
+    return {
+        "_target_": "torch.nn.parallel.DistributedDataParallel",
+        "module": module,
+        "device_ids": "$[@device] if torch.cuda.is_available() else None",
+    }
+
+
+def load_image(keys: str | list[str]) -> Config:
+    """MONAI's loader with the reader that serves every format a dataset folder may hold."""
+    return {
+        "_target_": "LoadImaged",
+        "keys": keys,
+        "reader": "fairmedfm_monai.transforms.CaseReader",
+        "ensure_channel_first": True,
+    }

@@ -1,0 +1,108 @@
+"""metadata.json of a bundle, in the schema of the model zoo."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import fairmedfm_monai
+from fairmedfm_monai.bundle.configs.classification import EXAMPLE_CLASSES
+from fairmedfm_monai.bundle.configs.segmentation import EXAMPLE_LABELS
+from fairmedfm_monai.catalog import Row
+
+SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
+
+# Versions that the collection was tested with; rendering must not depend on the machine that renders.
+TESTED_MONAI = "1.6.1"
+TESTED_TORCH = "2.15.0"
+TESTED_NUMPY = "2.4.6"
+TESTED_PACKAGES = {"nibabel": "5.4.2", "pytorch-ignite": "0.5.5", "fire": "0.7.1", "mlflow": "3.17.2"}
+FM_PACKAGES = {
+    "clip": {"open_clip_torch": "3.3.0"},
+    "sam": {"segment-anything": "1.0"},
+    "medsam": {"segment-anything": "1.0"},
+    "demo_sam": {"segment-anything": "1.0"},
+}
+USAGE_PACKAGES = {"lora": {"peft": "0.21.2"}}
+
+USAGE_TITLES = {
+    "zero_shot": "zero-shot classification",
+    "linear_probe": "linear probe",
+    "lora": "LoRA fine-tuning",
+    "prompted": "prompted segmentation",
+}
+
+
+def metadata(row: Row, usage: str) -> dict[str, Any]:
+    """The content of ``configs/metadata.json``."""
+    return {
+        "schema": SCHEMA,
+        "version": fairmedfm_monai.__version__,
+        "changelog": {fairmedfm_monai.__version__: "first version"},
+        "monai_version": TESTED_MONAI,
+        "pytorch_version": TESTED_TORCH,
+        "numpy_version": TESTED_NUMPY,
+        "required_packages_version": {
+            **TESTED_PACKAGES,
+            **FM_PACKAGES.get(row.name, {}),
+            **USAGE_PACKAGES.get(usage, {}),
+            "fairmedfm-monai": fairmedfm_monai.__version__,
+        },
+        "supported_apps": {},
+        "name": f"{row.title}: {USAGE_TITLES[usage]}",
+        "task": f"{USAGE_TITLES[usage].capitalize()} with subgroup evidence",
+        "description": row.description,
+        "authors": "fairmedfm_monai contributors",
+        "copyright": "Copyright (c) fairmedfm_monai contributors",
+        "intended_use": row.intended_use,
+        "data_source": "; ".join(row.training_data),
+        "code_licence": row.code_licence,
+        "weights_licence": row.weights_licence,
+        "commercial_use": row.commercial_use,
+        "eval_metrics": {},
+        "references": list(row.references),
+        "network_data_format": _data_format(row),
+    }
+
+
+def _data_format(row: Row) -> dict[str, Any]:
+    size = row.input_spec["size"]
+    image = {
+        "type": "image",
+        "format": "magnitude",
+        "num_channels": row.input_spec["channels"],
+        "spatial_shape": [size, size],
+        "dtype": "float32",
+        "is_patch_data": False,
+        "channel_def": {str(i): "image" for i in range(row.input_spec["channels"])},
+    }
+    if row.task == "classification":
+        names = list(EXAMPLE_CLASSES)
+        return {
+            "inputs": {"image": {**image, "modality": "X-ray", "value_range": [-10, 10]}},
+            "outputs": {
+                "pred": {
+                    "type": "probabilities",
+                    "format": "classes",
+                    "num_channels": len(names),
+                    "spatial_shape": [],
+                    "dtype": "float32",
+                    "value_range": [0, 1],
+                    "is_patch_data": False,
+                    "channel_def": {str(i): name for i, name in enumerate(names)},
+                }
+            },
+        }
+    # Volumes go through slice by slice: the server must offer the bundle for 3D, the network itself sees one slice.
+    return {
+        "inputs": {"image": {**image, "modality": "CT", "value_range": [0, 255]}},
+        "outputs": {
+            "pred": {
+                **image,
+                "format": "segmentation",
+                "modality": "CT",
+                "num_channels": 1,
+                "value_range": [0, 1],
+                "channel_def": {"0": "background", **{str(value): name for name, value in EXAMPLE_LABELS.items()}},
+            }
+        },
+    }

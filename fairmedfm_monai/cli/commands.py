@@ -1,0 +1,177 @@
+"""The commands, one function each. Each prints what it wrote and where."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def _names(value: Any) -> list[str] | None:
+    """A comma-separated argument as python-fire may hand it over: text, tuple or list."""
+    if value is None:
+        return None
+    items = value.split(",") if isinstance(value, str) else list(value)
+    return [str(item).strip() for item in items]
+
+
+def catalog(name: str | None = None) -> None:
+    """List the foundation models, their bundles, licences and proof.
+
+    Args:
+        name: show everything known of one of them.
+    """
+    from fairmedfm_monai.catalog import find_row, rows
+
+    if name is not None:
+        row = find_row(name)
+        for key, value in vars(row).items():
+            shown = ", ".join(value) if isinstance(value, (dict, tuple)) and key != "weights" else value
+            print(f"{key:18} {shown}")
+        return
+    for row in rows().values():
+        print(f"{row.name:12} {row.title}: {row.task}; usages {', '.join(row.usages)}; {len(row.variants)} variant(s)")
+        print(f"{'':12} weights {row.weights_licence} (commercial use: {row.commercial_use}); proof: {row.proof}")
+        print(f"{'':12} bundles {', '.join(row.bundles)}")
+
+
+def bundle(name: str, output: str = "bundles") -> None:
+    """Write one bundle of the catalog into a folder.
+
+    Args:
+        name: name of the bundle, e.g. clip_classification_linear_probe; `catalog` lists them.
+        output: folder in which the bundle's folder is made.
+    """
+    from fairmedfm_monai.bundle.render import render_bundle
+
+    folder = render_bundle(name, output)
+    print(f"wrote {folder}")
+    print(f"next: cd {folder} && python -m monai.bundle run --config_file configs/evaluate.json")
+
+
+def prepare(name: str, output: str | None = None, **options: Any) -> None:
+    """Make a built-in dataset: demo/xray, demo/ct2d or demo/ct3d.
+
+    Args:
+        name: name of the dataset.
+        output: folder to write; by default the cache folder of this package.
+        **options: passed to the maker, e.g. --seed 3 --bias shortcut --strength 0.
+    """
+    from fairmedfm_monai.data import demo as demo_data
+
+    makers = {"demo/xray": demo_data.make_xray, "demo/ct2d": demo_data.make_ct2d, "demo/ct3d": demo_data.make_ct3d}
+    if name not in makers:
+        msg = f"`name` must be one of {', '.join(makers)}, but got {name!r}"
+        raise ValueError(msg)
+    if output is None and options:
+        msg = "`--output DIR` is needed together with options: the cache holds the defaults only"
+        raise ValueError(msg)
+    folder = demo_data.ensure_demo(name) if output is None else makers[name](Path(output), **options)
+    print(f"wrote {folder}")
+    print(f"next: python -m fairmedfm_monai validate {folder}")
+
+
+def validate(dataset_dir: str, quick: bool = False) -> None:
+    """Check a dataset folder and print splits x groups x classes. Exit code 1 when there are errors.
+
+    Args:
+        dataset_dir: folder with manifest and dataset.json, or a built-in name.
+        quick: do not open the images.
+    """
+    from fairmedfm_monai.data import validate_folder
+
+    report = validate_folder(dataset_dir, quick=quick)
+    print(report.summary)
+    if not report.ok:
+        sys.exit(1)
+
+
+def weights(action: str = "status", fm: str | None = None, variant: str | None = None) -> None:
+    """Say which weight files the models expect and which are there, or fetch one.
+
+    Args:
+        action: status or fetch.
+        fm: name in the catalog; status without it lists all.
+        variant: variant of the FM, by default the catalog's.
+    """
+    from fairmedfm_monai.catalog import find_row, rows
+    from fairmedfm_monai.cli.weight_files import fetch, status
+
+    if action not in {"status", "fetch"}:
+        msg = f"`action` must be status or fetch, but got {action!r}"
+        raise ValueError(msg)
+    if action == "fetch":
+        if fm is None:
+            msg = "`--fm NAME` is needed to fetch weights; `catalog` lists the names"
+            raise ValueError(msg)
+        print(f"wrote {fetch(find_row(fm), variant)}")
+        return
+    for row in [find_row(fm)] if fm else rows().values():
+        print("\n".join(status(row, variant)))
+
+
+def evaluate(
+    predictions: str,
+    output: str = "eval",
+    attributes: Any = None,
+    label: str = "label",
+    score: str = "score",
+    patient_id: str | None = None,
+    split: str | None = None,
+    operating_point: float | None = None,
+    n_bootstrap: int = 1000,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """Subgroup report from a table of predictions: one of ours without any flag, or any CSV or Parquet file.
+
+    Args:
+        predictions: predictions.parquet of a run, or a table with one row per case.
+        output: folder for report.html and the tables; a finished one is never overwritten.
+        attributes: columns that hold patient groups, comma-separated (tables that are not ours).
+        label: column with the true class, 0 or 1.
+        score: column with the score of class 1, in [0, 1].
+        patient_id: column that says which rows are one patient.
+        split: column that says val or test; the operating point then comes from val.
+        operating_point: threshold, cases at or above it count as positive.
+        n_bootstrap: replicates for intervals.
+        seed: seed of the resampling.
+        overwrite: write into `output` even when it holds a run.
+    """
+    from fairmedfm_monai.cli.table import foreign_predictions
+    from fairmedfm_monai.fairness import evaluate_predictions, read_predictions
+    from fairmedfm_monai.handlers.output import free_output_dir
+    from fairmedfm_monai.reporting import write_report
+
+    groups = _names(attributes)
+    if groups is None:
+        table, meta = read_predictions(predictions)
+    else:
+        table, meta = foreign_predictions(
+            predictions, attributes=groups, label=label, score=score, patient_id=patient_id, split=split
+        )
+    report = evaluate_predictions(table, meta, operating_point=operating_point, n_bootstrap=n_bootstrap, seed=seed)
+    folder = Path(free_output_dir(output, overwrite))
+    run = {"predictions": Path(predictions).name, "seed": seed, "n_bootstrap": n_bootstrap}
+    banners = [*meta.get("stamps", []), *([meta["notice"]] if meta.get("notice") else [])]
+    title = f"Subgroup report: {meta.get('dataset') or Path(predictions).stem}"
+    for path in write_report(report, folder, title=title, banners=banners, predictions=table, run=run):
+        print(f"wrote {path}")
+
+
+def demo(
+    output: str = "demo_output", n_bootstrap: int = 1000, bias: str = "degrade", strength: float | None = None
+) -> None:
+    """The main job on real input: demo data from one CT, four bundles, their reports and MLflow runs.
+
+    Args:
+        output: folder for bundles and reports.
+        n_bootstrap: replicates for intervals.
+        bias: degrade or shortcut, built into one sex of the demo data.
+        strength: strength of the bias, 0 for the control; by default the calibrated one.
+    """
+    from fairmedfm_monai.cli.demo import run_demo
+
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    run_demo(Path(output), n_bootstrap=n_bootstrap, bias=bias, strength=strength)

@@ -1,0 +1,276 @@
+"""Encode once: a dataset whose items carry a frozen encoder's features, cached on disk by content."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import monai
+import numpy as np
+import torch
+from monai.data import Dataset
+from monai.transforms import Compose, Randomizable
+from torch.utils.data import DataLoader
+
+import fairmedfm_monai
+from fairmedfm_monai.data.cases import case_name, short_reason
+from fairmedfm_monai.data.content import ContentKeys, describe_object, encoder_key
+from fairmedfm_monai.data.feature_store import FeatureStore, joint_key
+from fairmedfm_monai.data.home import home
+
+FORMAT = 1  # of the files; a change makes new folders and leaves old ones alone
+SHARD_SIZE = 256  # images per shard: what a killed run loses at most, and what two processes share out
+_DAY = 86400.0
+_LOGGER = logging.getLogger(__name__)
+
+
+class _Images(torch.utils.data.Dataset):
+    """Image paths behind the transform: the tensor, or the reason why there is none."""
+
+    def __init__(self, paths: Sequence[Any], transform: Callable[[Any], Any] | None) -> None:
+        self.paths = paths
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[int, torch.Tensor | str]:
+        # Only the image goes in: what else a case holds could change the tensor, but is not part of the cache's key.
+        try:
+            item = {"image": self.paths[index]}
+            image = (self.transform(item) if self.transform else item)["image"]
+            return index, torch.as_tensor(np.asarray(image), dtype=torch.float32)
+        except Exception as error:  # a file can be broken in any way
+            return index, short_reason(error)
+
+
+class _Batches:
+    """Batch sampler whose indices are set before each pass, so that one set of workers serves all shards."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.indices: list[int] = []
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for start in range(0, len(self.indices), self.batch_size):
+            yield self.indices[start : start + self.batch_size]
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch_size)
+
+
+def _as_list(batch: list[Any]) -> list[Any]:
+    return batch
+
+
+class FeatureDataset(Dataset):
+    """Cases whose ``image`` is the feature vector of a frozen encoder, encoded once and kept on disk.
+
+    The key of an encoding is the content of the image file, the transform and the encoder's weights at the time of
+    `encode`; moving or renaming files costs nothing, changing one image encodes that image again. The cache may be
+    filled by several processes at once, which share the work. Read by memory map, so RAM does not grow with the data.
+
+    A case that cannot be read or encoded is replaced by the next one that can, which then carries
+    ``failed: "<case_id>: <reason>"`` (see `CaseDataset`).
+
+    Args:
+        data: cases as `DatasetInfo.cases` gives them; ``image`` is a path.
+        transform: from ``{"image": path}`` to ``{"image": tensor (C, spatial...)}``; nothing else of a case is passed,
+            and nothing in it may be random.
+        encoder: frozen; ``encode_image(images (B, C, spatial...)) -> {name: tensor (B, ...)}``.
+        cache_dir: where the cache lives; None means ``<home>/features``.
+        device: where the encoder runs.
+        batch_size: images per call of the encoder.
+        num_workers: processes that decode images.
+        feature: entry of ``encode_image``'s result that items carry. Of the others, vectors are cached too.
+
+    Raises:
+        ValueError: a transform that holds something random.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Mapping[str, Any]],
+        transform: Callable[[Any], Any] | None,
+        encoder: torch.nn.Module,
+        *,
+        cache_dir: str | Path | None = None,
+        device: torch.device | str = "cpu",
+        batch_size: int = 32,
+        num_workers: int = 0,
+        feature: str = "features",
+    ) -> None:
+        super().__init__(data=data, transform=None)
+        _refuse_random(transform)
+        self.image_transform = transform
+        self.encoder: torch.nn.Module | None = encoder
+        self.cache_dir = Path(cache_dir).expanduser() if cache_dir else home() / "features"
+        self.device = torch.device(device)
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.feature = feature
+        self.failed: dict[str, str] = {}  # case id -> reason
+        self._rows: np.ndarray | None = None  # row of each case in the view, -1 where it failed
+        self._view: Path | None = None
+        self._array: np.ndarray | None = None
+
+    def encode(self) -> None:
+        """Encode what the cache lacks; cheap when it lacks nothing. Every rank of a job may call it at once.
+
+        Raises:
+            RuntimeError: called in a loader worker, or not one case could be encoded.
+            KeyError: the encoder gives no entry named `feature`.
+        """
+        if torch.utils.data.get_worker_info() is not None:
+            msg = "FeatureDataset.encode() must be called in the main process, before any DataLoader iterates"
+            raise RuntimeError(msg)
+        if self.encoder is None:
+            msg = "this FeatureDataset was sent to another process and has no encoder; encode it where it was made"
+            raise RuntimeError(msg)
+        keys = ContentKeys(self.cache_dir / "files.sqlite").of([str(case["image"]) for case in self.data])
+        first = {key: index for index, key in reversed(list(enumerate(keys))) if key is not None}
+        unique = list(dict.fromkeys(key for key in keys if key is not None))
+        store = self._store()
+        view = store.view(unique)
+        reasons: dict[str, str] = {}
+        if view is None and unique:
+            reasons = self._fill(store, unique, [str(self.data[first[key]]["image"]) for key in unique])
+            unique = [key for key in unique if key in store]
+            view = store.view(unique) or (store.build_view(unique) if unique else None)
+        self._finish(keys, unique, reasons, view)
+
+    def _store(self) -> FeatureStore:
+        assert self.encoder is not None
+        description = {
+            "format": FORMAT,
+            "encoder": encoder_key(self.encoder),
+            "transform": describe_object(self.image_transform),
+            "versions": {"fairmedfm_monai": fairmedfm_monai.__version__, "monai": monai.__version__},
+        }
+        text = json.dumps(description, sort_keys=True)
+        store = FeatureStore(self.cache_dir / joint_key([text]), self.feature)
+        store.clear_scratch(older_than=time.time() - _DAY)
+        (store.folder / "description.json").write_text(json.dumps(description, indent=1, sort_keys=True))
+        return store
+
+    def _fill(self, store: FeatureStore, keys: Sequence[str], paths: Sequence[str]) -> dict[str, str]:
+        """Encode missing images shard by shard, leaving to other processes what they are at; return the failures."""
+        store.refresh()
+        batches = _Batches(self.batch_size)
+        loader = DataLoader(
+            _Images(paths, self.image_transform),
+            batch_sampler=batches,  # type: ignore[arg-type]  # torch types only its own sampler classes
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            collate_fn=_as_list,
+        )
+        reasons: dict[str, str] = {}
+        shards = [range(start, min(start + SHARD_SIZE, len(keys))) for start in range(0, len(keys), SHARD_SIZE)]
+        wait = False
+        while shards:
+            busy = []
+            for shard in shards:
+                with store.lock(joint_key(keys[shard.start : shard.stop]), wait=wait) as held:
+                    if not held:
+                        busy.append(shard)
+                        continue
+                    wait = False
+                    store.refresh()
+                    batches.indices = [index for index in shard if keys[index] not in store]
+                    if batches.indices:
+                        reasons |= self._encode_shard(store, loader, keys)
+            wait = bool(busy)  # everything left is in other hands: wait for the first of it
+            shards = busy
+        return reasons
+
+    def _encode_shard(self, store: FeatureStore, loader: DataLoader, keys: Sequence[str]) -> dict[str, str]:
+        rows: dict[str, dict[str, np.ndarray]] = {}
+        reasons: dict[str, str] = {}
+        started = time.perf_counter()
+        for batch in loader:
+            reasons |= {keys[index]: image for index, image in batch if isinstance(image, str)}
+            images = {index: image for index, image in batch if not isinstance(image, str)}
+            for shape in {image.shape for image in images.values()}:
+                indices = [index for index, image in images.items() if image.shape == shape]
+                encoded = self._encode(torch.stack([images[index] for index in indices]))
+                for position, index in enumerate(indices):
+                    rows[keys[index]] = {name: array[position] for name, array in encoded.items()}
+        for key, row in list(rows.items()):
+            if not all(np.isfinite(vector).all() for vector in row.values()):
+                reasons[key] = "the encoder's output is not finite"
+                del rows[key]
+        if rows:
+            names = next(iter(rows.values()))
+            store.write(list(rows), {name: np.stack([row[name] for row in rows.values()]) for name in names})
+        seconds = time.perf_counter() - started
+        _LOGGER.info("encoded %d images in %.1f s, %d failed", len(rows), seconds, len(reasons))
+        return reasons
+
+    @torch.no_grad()
+    def _encode(self, images: torch.Tensor) -> dict[str, np.ndarray]:
+        encoder = self.encoder
+        assert encoder is not None
+        training = encoder.training
+        encoder.to(self.device).eval()
+        try:
+            encoded = encoder.encode_image(images.to(self.device))  # type: ignore[operator]
+        finally:
+            encoder.train(training)
+        if self.feature not in encoded:
+            msg = f"`feature` is {self.feature!r}, but the encoder gives {', '.join(encoded)}"
+            raise KeyError(msg)
+        kept = {name: value for name, value in encoded.items() if value.ndim == 2 or name == self.feature}
+        return {name: value.float().cpu().numpy() for name, value in kept.items()}
+
+    def _finish(
+        self, keys: Sequence[str | None], unique: Sequence[str], reasons: Mapping[str, str], view: Path | None
+    ) -> None:
+        row_of = {key: row for row, key in enumerate(unique)}
+        self._rows = np.array([row_of.get(key, -1) if key else -1 for key in keys], dtype=np.int64)
+        self.failed = {}
+        for index in np.flatnonzero(self._rows < 0):
+            key = keys[index]
+            reason = reasons.get(key, "could not be encoded") if key else "the file cannot be read"
+            self.failed[case_name(self.data[index])] = reason
+        for name, reason in self.failed.items():
+            _LOGGER.warning("case left out: %s: %s", name, reason)
+        self._view, self._array = view, None
+        if self.data and view is None:
+            name, reason = next(iter(self.failed.items()))
+            msg = f"none of {len(self.data)} cases could be encoded; the first: {name}: {reason}"
+            raise RuntimeError(msg)
+
+    def _transform(self, index: int) -> dict[str, Any]:
+        if self._rows is None or self._view is None:
+            msg = "call encode() before reading items: encoding is a step of its own, in the main process"
+            raise RuntimeError(msg)
+        if self._array is None:
+            self._array = np.load(self._view, mmap_mode="r", allow_pickle=False)
+        failed = ""
+        if self._rows[index] < 0:
+            name = case_name(self.data[index])
+            failed = f"{name}: {self.failed[name]}"
+            readable = np.flatnonzero(self._rows >= 0)
+            index = int(readable[np.searchsorted(readable, index) % len(readable)])
+        feature = torch.from_numpy(np.array(self._array[self._rows[index]]))
+        return {**self.data[index], "image": feature, "failed": failed}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without memory map and, once encoded, encoder: loader workers open the map themselves and encode nothing."""
+        state = self.__dict__.copy()
+        state["_array"] = None
+        if self._view is not None:
+            state["encoder"] = None
+        return state
+
+
+def _refuse_random(transform: object) -> None:
+    parts = transform.flatten().transforms if isinstance(transform, Compose) else [transform]
+    names = [type(part).__name__ for part in parts if isinstance(part, Randomizable) and not isinstance(part, Compose)]
+    if names:
+        msg = f"`transform` must not be random, because each image is encoded once, but it holds {', '.join(names)}"
+        raise ValueError(msg)

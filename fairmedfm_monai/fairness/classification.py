@@ -1,0 +1,148 @@
+"""Subgroup evidence for classifiers: binary, multi-class and multi-label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from fairmedfm_monai.fairness.binary import BinaryProblem
+from fairmedfm_monai.fairness.curves import group_curves
+from fairmedfm_monai.fairness.inputs import ClassificationInput, read_classification
+from fairmedfm_monai.fairness.macro import MacroProblem
+from fairmedfm_monai.fairness.registry import CLASSIFICATION_METRICS, FIXED_SPECIFICITY, check_metrics
+from fairmedfm_monai.fairness.report import FairnessReport, make_report
+from fairmedfm_monai.fairness.tables import Sample, Tables, permutations_for, resampling_settings
+
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+
+PRIMARY_METRIC = "auc"
+NOT_CALIBRATED = "operating point 0.5: not calibrated here"
+
+
+def evaluate_classification(
+    y_true: ArrayLike,
+    y_score: ArrayLike,
+    *,
+    attributes: pd.DataFrame | Mapping[str, ArrayLike],
+    groups: Mapping[str, Sequence[str]] | None = None,
+    patient_id: ArrayLike | None = None,
+    classes: Sequence[str] | None = None,
+    positive_class: str | None = None,
+    split: str = "test",
+    operating_point: float | Mapping[str, float] | None = None,
+    intersections: Sequence[Sequence[str]] = (),
+    n_bootstrap: int = 1000,
+    seed: int = 0,
+    failed: pd.DataFrame | None = None,
+    metrics: Sequence[str] | None = None,
+    n_permutations: int | None = None,
+) -> FairnessReport:
+    """Measure a classifier on everyone, on every group and between groups.
+
+    Binary results have an empty ``label``. Multi-class and multi-label results have one block per class (one-vs-rest)
+    and one with an empty ``label``: the mean over classes, except that ``accuracy`` of a multi-class problem is the
+    share of right top classes. A positive decision is ``score >= operating_point`` (binary, multi-label) or the top
+    class (multi-class).
+
+    Args:
+        y_true: (n,) class index or class name (binary, multi-class), or (n, C) 0/1 (multi-label; NaN = no label).
+        y_score: (n,) score of the positive class (binary) or (n, C) scores per class. NaN and infinite scores are
+            reported as failed cases and left out.
+        attributes: one column (n,) of group names per attribute; missing values and ``unknown`` are reported apart.
+        groups: declared groups per attribute; a declared group without a case is reported with NaN.
+        patient_id: (n,) patients: intervals and tests resample them. None treats every case as a patient and says so.
+        classes: class names in the order of the class index; default ``class_0``, ... .
+        positive_class: the positive one of two classes; default the second.
+        split: name of the split in the tables.
+        operating_point: decision threshold, or one per class for multi-label; None = 0.5, noted as not calibrated.
+        intersections: attributes to cross, e.g. ``[["sex", "age"]]``.
+        n_bootstrap: replicates; 0 = analytic intervals only, no permutation (fast enough for every epoch).
+        seed: seed of resampling; results depend on it and on the data, not on names or orders.
+        failed: cases without a prediction: attribute columns as in ``attributes``, ``patient_id``.
+        metrics: subset of ``CLASSIFICATION_METRICS``; default all.
+        n_permutations: shuffles for null bands and p-values; default ``n_bootstrap`` or more, where many tests are
+            adjusted.
+
+    Raises:
+        ValueError: on shapes that do not fit, labels outside the classes, undeclared groups or unknown metrics.
+    """
+    names = check_metrics(list(metrics) if metrics is not None else None, CLASSIFICATION_METRICS)
+    data = read_classification(
+        y_true,
+        y_score,
+        attributes=attributes,
+        groups=groups,
+        patient_id=patient_id,
+        classes=classes,
+        positive_class=positive_class,
+        intersections=intersections,
+        failed=failed,
+    )
+    tests = len(data.groupings) * (1 if data.kind == "binary" else len(data.classes) + 1)
+    permutations = permutations_for(n_bootstrap, tests) if n_permutations is None else n_permutations
+    sample = data.sample(split, n_bootstrap, permutations, seed)
+    points = _operating_points(data, operating_point, sample)
+    tables, curves = Tables(), {}
+    problems: list[BinaryProblem] = []
+    for index, label in enumerate(data.labels):
+        problem, missing = _problem(data, index, points[index], names)
+        problems.append(problem)
+        part = replace(sample, failed=sample.failed | missing)
+        tables.add(problem, part, problem.y, label=label)
+        curves[label] = group_curves(problem, part)
+    if data.kind != "binary":
+        _add_macro(tables, sample, data, problems)
+    settings = resampling_settings(sample) | {
+        "task": "classification",
+        "kind": data.kind,
+        "primary_metric": PRIMARY_METRIC,
+        "operating_point": dict(zip(data.labels, points, strict=True)) if data.kind == "multi_label" else points[0],
+        "decision": "top class" if data.kind == "multi_class" else "score >= operating point",
+        "fixed_specificity": FIXED_SPECIFICITY,
+    }
+    by_kind = {kind: {split: {label: curves[label][kind] for label in curves}} for kind in ("roc", "calibration")}
+    return make_report(tables.subgroups, tables.disparities, notes=sample.notes, settings=settings, curves=by_kind)
+
+
+def _operating_points(
+    data: ClassificationInput, given: float | Mapping[str, float] | None, sample: Sample
+) -> list[float | None]:
+    if data.kind == "multi_class":
+        return [None] * len(data.labels)
+    if given is None:
+        sample.note(NOT_CALIBRATED)
+        return [0.5] * len(data.labels)
+    if isinstance(given, Mapping):
+        missing = sorted(set(data.labels) - set(given))
+        if missing:
+            msg = f"operating_point: no threshold for {missing}; found {sorted(given)}"
+            raise ValueError(msg)
+        return [float(given[label]) for label in data.labels]
+    return [float(given)] * len(data.labels)
+
+
+def _problem(
+    data: ClassificationInput, index: int, point: float | None, names: tuple[str, ...]
+) -> tuple[BinaryProblem, BoolArray]:
+    """One-vs-rest problem of a class, and the cases without a label for it."""
+    truth, score = data.truth[:, index], data.score[:, index]
+    missing = ~np.isfinite(truth)
+    usable = np.isfinite(score)
+    decision = data.top == index if data.kind == "multi_class" else score >= (0.5 if point is None else point)
+    probability = bool(((score[usable] >= 0) & (score[usable] <= 1)).all())
+    return BinaryProblem(truth == 1, score, decision, names, probability), missing
+
+
+def _add_macro(tables: Tables, sample: Sample, data: ClassificationInput, problems: list[BinaryProblem]) -> None:
+    complete = replace(sample, failed=sample.failed | ~np.isfinite(data.truth).all(axis=1))
+    right = None
+    if data.kind == "multi_class":
+        right = data.truth[np.arange(len(data.top)), data.top] == 1
+    problem = MacroProblem(problems, data.classes, right)
+    outcome = data.truth.sum(axis=1) > 0 if data.kind == "multi_label" else data.truth[:, 0] != 1
+    tables.add(problem, complete, np.asarray(outcome))

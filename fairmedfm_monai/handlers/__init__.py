@@ -1,0 +1,18 @@
+"""Ignite handlers: subgroup evidence and MLflow tracking for MONAI's own engines."""
+
+from __future__ import annotations
+
+from fairmedfm_monai._lazy import lazy_exports
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "FairnessHandler": ".fairness",
+        "ProbabilityWriter": ".probabilities",
+        "TrackingHandler": ".tracking",
+        "exit_on_failures": ".output",
+        "free_output_dir": ".output",
+        "log_output_dir": ".tracking",
+        "unique_run_name": ".tracking",
+    },
+)

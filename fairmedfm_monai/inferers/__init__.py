@@ -1,0 +1,7 @@
+"""Prompted inference on images and volumes; loaded on first use."""
+
+from __future__ import annotations
+
+from fairmedfm_monai._lazy import lazy_exports
+
+__getattr__, __dir__ = lazy_exports(__name__, {"PromptedInferer": ".prompted"})

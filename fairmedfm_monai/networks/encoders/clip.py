@@ -1,0 +1,247 @@
+"""CLIP (Radford et al., ICML 2021; Cherti et al., CVPR 2023) through open_clip: OpenAI's and OpenCLIP's ViT and RN."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fairmedfm_monai.networks.checkpoint import WeightsError, load_checked, read_checkpoint
+from fairmedfm_monai.networks.encoders.base import VisionLanguageEncoder
+from fairmedfm_monai.networks.jit_archive import is_jit_archive
+from fairmedfm_monai.networks.spec import InputSpec
+from fairmedfm_monai.networks.weights import State, WeightSource, resolve_weights, seeded, weights_kind
+
+import open_clip  # isort: skip - after weights, which switches the hub's telemetry off
+from open_clip.model import CustomTextCLIP, convert_to_custom_text_state_dict  # isort: skip
+from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model  # isort: skip
+
+QUICK = "-quickgelu"
+# Tensors of OpenAI's archives that are settings, not weights.
+_SETTINGS = ("input_resolution", "context_length", "vocab_size", "attn_mask")
+
+
+class CLIPEncoder(VisionLanguageEncoder):
+    """CLIP's two towers.
+
+    ``features`` is the projected image embedding as it is (what FairMedFM's linear probe reads), ``zero_shot`` the same
+    scaled to unit length.
+
+    OpenAI's weights (and some others) were trained with QuickGELU. The same file fits a network with GELU and then gives
+    wrong features without an error, so ``variant`` decides the activation and weights of the other kind are refused.
+
+    Args:
+        variant: open_clip's name, e.g. ``ViT-B-32-quickgelu`` (see :func:`clip_variants`); OpenAI's own names
+            (``ViT-B/32``) mean the QuickGELU variant.
+        weights: ``pretrained``, a path (open_clip's .safetensors/.bin/.pt or OpenAI's archive), ``random`` or ``tiny``.
+        tag: which of open_clip's pretrained weights; "" = OpenAI's where they fit, else LAION-2B's, else the first.
+        seed: of ``random`` and ``tiny``.
+
+    Raises:
+        ValueError: if ``variant`` or ``tag`` is unknown or they do not go together.
+        WeightsError: if the weights cannot be had or do not fit.
+    """
+
+    def __init__(
+        self,
+        variant: str = "ViT-B-32-quickgelu",
+        weights: str | Path = "pretrained",
+        *,
+        tag: str = "",
+        seed: int = 0,
+    ) -> None:
+        name = canonical_name(variant)
+        config = model_config(name)
+        known = get_pretrained_cfg(name, tag or default_tag(name) or "")
+        statistics = known or {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
+        spec = InputSpec(size=config["vision_cfg"]["image_size"], mean=statistics["mean"], std=statistics["std"])
+        if weights_kind(weights) == "tiny":
+            config = shrink(config)
+        super().__init__(feature_dim=config["embed_dim"], input_spec=spec)
+        with seeded(seed):
+            model = CustomTextCLIP(**config)
+        if weights_kind(weights) in {"pretrained", "file"}:
+            load_clip(model, name, weights, tag)
+        self.visual = model.visual
+        self.text = model.text
+        self.logit_scale = model.logit_scale
+        self.context_length = int(config["text_cfg"].get("context_length", 77))
+        self.eval()
+
+    def encode_image(self, image: Tensor) -> dict[str, Tensor]:
+        """Encode (B, 3, S, S) normalised images to ``features`` (B, D) and ``zero_shot`` (B, D)."""
+        features = self.visual(image)
+        return {"features": features, "zero_shot": F.normalize(features, dim=-1)}
+
+    @torch.jit.unused
+    def encode_text(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Encode N prompts to ``zero_shot`` (N, D). Prompts that are cut are counted in a warning.
+
+        Raises:
+            RuntimeError: after :meth:`release_text`.
+        """
+        if self.text is None:
+            msg = "the text tower was released; build the encoder again to encode other prompts"
+            raise RuntimeError(msg)
+        tokenizer = _tokenizer(self.context_length)
+        lengths = [len(tokenizer.encode(text)) + 2 for text in texts]
+        cut = [text for text, length in zip(texts, lengths, strict=True) if length > self.context_length]
+        if cut:
+            warnings.warn(
+                f"{len(cut)} of {len(lengths)} prompts are longer than CLIP's {self.context_length} tokens and were cut "
+                f"(longest: {max(lengths)}); the first begins {cut[0][:60]!r}",
+                stacklevel=2,
+            )
+        embedding = self.text(tokenizer(list(texts)).to(self.logit_scale.device))
+        return {"zero_shot": F.normalize(embedding, dim=-1)}
+
+    @torch.jit.unused
+    def logit_terms(self) -> tuple[Tensor, Tensor]:
+        """Learnt scale of the weights, and no bias."""
+        scale = self.logit_scale.detach().exp()
+        return scale, torch.zeros_like(scale)
+
+    @torch.jit.unused
+    def release_text(self) -> None:
+        """Drop the text tower: a third of the size of model.pt, and TorchScript needs it gone."""
+        self.text = None
+
+
+@functools.cache
+def clip_variants() -> tuple[str, ...]:
+    """Names of open_clip's ViT and RN variants with CLIP's own text tower, whose vocabulary ships with open_clip."""
+    return tuple(name for name in open_clip.list_models() if re.match(r"ViT-|RN\d", name) and _is_native(name))
+
+
+def _is_native(name: str) -> bool:
+    config = open_clip.get_model_config(name) or {}
+    foreign = {"timm_model_name", "hf_model_name", "hf_tokenizer_name"}
+    return not foreign & {*config["vision_cfg"], *config["text_cfg"]} and "multimodal_cfg" not in config
+
+
+def canonical_name(variant: str) -> str:
+    """open_clip's name of ``variant``; OpenAI's spelling (``ViT-L/14@336px``) means QuickGELU.
+
+    Raises:
+        ValueError: listing the names there are.
+    """
+    name = variant
+    if "/" in variant:
+        name = variant.replace("/", "-").replace("@336px", "-336") + QUICK
+    if name not in clip_variants():
+        msg = f"`variant` {variant!r} is unknown; known are {', '.join(clip_variants())}"
+        raise ValueError(msg)
+    return name
+
+
+def model_config(name: str) -> dict[str, Any]:
+    """open_clip's configuration of ``name``, as arguments of ``CustomTextCLIP``."""
+    config = copy.deepcopy(open_clip.get_model_config(name))
+    return {key: value for key, value in config.items() if key != "custom_text"}
+
+
+def shrink(config: dict[str, Any]) -> dict[str, Any]:
+    """The same kind of network with the same input, but narrow, shallow and with few tokens."""
+    vision, text = dict(config["vision_cfg"]), dict(config["text_cfg"])
+    if isinstance(vision["layers"], list):
+        vision |= {"layers": [1, 1, 1, 1], "width": 16}
+    else:
+        vision |= {
+            "layers": 2,
+            "width": 64,
+            "head_width": 32,
+            "patch_size": vision["image_size"] // 4,
+            "mlp_ratio": 2.0,
+        }
+    text |= {"width": 64, "heads": 2, "layers": 1}
+    return {**config, "embed_dim": 64, "vision_cfg": vision, "text_cfg": text}
+
+
+def default_tag(name: str) -> str | None:
+    """The pretrained weights that ``name`` stands for: OpenAI's, else the last of LAION-2B, else the first; None = none."""
+    tags = _fitting_tags(name)
+    laion = [tag for tag in tags if tag.startswith("laion2b")]
+    return "openai" if "openai" in tags else next(iter(laion[-1:] or tags), None)
+
+
+def _fitting_tags(name: str) -> list[str]:
+    """Tags of weights that were trained with the activation of ``name``."""
+    quick = bool(open_clip.get_model_config(name).get("quick_gelu"))
+    tags = list_pretrained_tags_by_model(name)
+    return [tag for tag in tags if bool(get_pretrained_cfg(name, tag).get("quick_gelu")) == quick]
+
+
+def clip_source(name: str, tag: str = "") -> WeightSource:
+    """Where the weights ``tag`` ("" = :func:`default_tag`) of the variant ``name`` are found.
+
+    Raises:
+        ValueError: if there are none, or they were trained with the other activation.
+    """
+    chosen, fitting = tag or default_tag(name), _fitting_tags(name)
+    if chosen is None or chosen not in fitting:
+        other = name.removesuffix(QUICK) if name.endswith(QUICK) else name + QUICK
+        better = _fitting_tags(other) if other in clip_variants() else []
+        fits = chosen in better if chosen else bool(better)
+        hint = f"; those of `variant` {other} were trained with its activation: use that" if fits else ""
+        msg = (
+            f"{name} has no pretrained weights{f' {chosen!r}' if chosen else ''}{hint}. `tag` may be {fitting or None}"
+        )
+        raise ValueError(msg)
+    config = get_pretrained_cfg(name, chosen)
+    url, repo = config.get("url", ""), config.get("hf_hub", "").strip("/")
+    file = url.rsplit("/", 1)[-1]
+    own = tuple(f"{name}.{chosen}.{suffix}" for suffix in ("safetensors", "bin", "pt"))
+    return WeightSource(
+        names=(file, *own) if url else own,
+        page=f"https://huggingface.co/{repo}" if repo else url,
+        url=url,
+        repo=repo,
+        repo_files=("open_clip_model.safetensors", "open_clip_pytorch_model.bin"),
+        sha256=_digest_in(url),
+    )
+
+
+def _digest_in(url: str) -> dict[str, str]:
+    """The SHA-256 that OpenAI's and OpenCLIP's links carry: a folder name, or the last 8 digits of the file name."""
+    folder, _, file = url.rpartition("/")
+    whole, short = re.search(r"/([0-9a-f]{64})$", folder), re.search(r"-([0-9a-f]{8})\.pt$", file)
+    found = whole or short
+    return {file: found[1]} if found else {}
+
+
+def load_clip(model: torch.nn.Module, name: str, weights: str | Path, tag: str = "") -> None:
+    """Load ``pretrained`` or a file into open_clip's ``CustomTextCLIP`` of the variant ``name``.
+
+    Raises:
+        WeightsError: if the file cannot be had, does not fit, or is OpenAI's and ``name`` has no QuickGELU.
+    """
+    source = clip_source(name, tag) if weights_kind(weights) == "pretrained" else WeightSource((), "")
+    path = resolve_weights(weights, source)
+    state = read_checkpoint(path)
+    if (is_jit_archive(path) or "input_resolution" in state) and not name.endswith(QUICK):
+        msg = (
+            f"{path} holds OpenAI's weights, trained with QuickGELU; {name} has GELU and would give wrong features: "
+            f"set `variant` to {name + QUICK}"
+        )
+        raise WeightsError(msg)
+    load_checked(model, rename_clip(state), origin=str(path))
+
+
+def rename_clip(state: State) -> State:
+    """OpenAI's and open_clip's names to those of :class:`CLIPEncoder` (text tower under ``text.``), settings dropped."""
+    weights = {name: tensor for name, tensor in state.items() if name.rsplit(".", 1)[-1] not in _SETTINGS}
+    return convert_to_custom_text_state_dict(weights)
+
+
+@functools.cache
+def _tokenizer(context_length: int) -> open_clip.SimpleTokenizer:
+    """CLIP's byte-pair tokenizer; outside the module, so that networks stay cheap to copy."""
+    return open_clip.SimpleTokenizer(context_length=context_length)

@@ -1,0 +1,78 @@
+"""MedSAM (Ma et al., "Segment anything in medical images", Nature Communications 2024): SAM ViT-B, boxes only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fairmedfm_monai.networks.segmenters.base import ImageEmbedding
+from fairmedfm_monai.networks.segmenters.sam import SamSegmenter, to_uint8
+from fairmedfm_monai.networks.spec import InputSpec
+from fairmedfm_monai.networks.weights import WeightSource
+
+# Bounds the logit of a probability of 0 or 1 in float32.
+_EPSILON = 1e-6
+SOURCES = {
+    "vit_b": WeightSource(
+        names=("medsam_vit_b.pth",),
+        page="https://github.com/bowang-lab/MedSAM",
+        url="https://zenodo.org/records/10689643/files/medsam_vit_b.pth",
+    )
+}
+
+
+class MedSamSegmenter(SamSegmenter):
+    """MedSAM: SAM's network, prepared and read out as in MedSAM's own inference script.
+
+    The image is squashed to 1,024 x 1,024 (bicubic with antialiasing, 8 bit) and stretched to [0, 1] by its own minimum
+    and maximum, without mean and standard deviation. The sigmoid of the low-resolution map is resized bilinearly and cut
+    at 0.5; ``decode`` returns the logit of that resized probability, so that ``logits > 0`` is exactly that mask.
+    MedSAM was trained for boxes alone: other prompts are refused.
+
+    Args:
+        weights: ``pretrained``, a path, ``random`` or ``tiny``.
+        seed: of ``random`` and ``tiny``.
+    """
+
+    def __init__(self, weights: str | Path = "pretrained", *, seed: int = 0) -> None:
+        super().__init__("vit_b", weights, multimask=False, seed=seed)
+        self._input_spec = InputSpec(size=self._input_spec.size, mean=[0.0] * 3, std=[1.0] * 3, max_value=1.0)
+
+    @staticmethod
+    def sources() -> dict[str, WeightSource]:
+        """Where ``pretrained`` comes from."""
+        return SOURCES
+
+    def preprocess(self, image: Tensor) -> Tensor:
+        """Squash (B, 3, H, W) in 0..255 to the square input and stretch each image to [0, 1]."""
+        from skimage.transform import resize
+
+        shape = (self.input_spec.size, self.input_spec.size)
+        arrays = [resize(array, shape, order=3, preserve_range=True, anti_aliasing=True) for array in to_uint8(image)]
+        stacked = torch.from_numpy(np.stack(arrays).astype(np.uint8)).permute(0, 3, 1, 2).to(self.pixel_mean)
+        low, high = stacked.amin((1, 2, 3), keepdim=True), stacked.amax((1, 2, 3), keepdim=True)
+        return (stacked - low) / (high - low).clamp_min(1e-8)
+
+    def decode_low_res(
+        self, embedding: ImageEmbedding, coords: Tensor, labels: Tensor, masks: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """See :meth:`SamCore.decode_low_res`.
+
+        Raises:
+            ValueError: for points, on which MedSAM was never trained.
+        """
+        if bool(((labels == 0) | (labels == 1)).any()):
+            msg = "MedSAM takes boxes only (`labels` 2 and 3, padding -1), but got points; use SAM for points"
+            raise ValueError(msg)
+        return super().decode_low_res(embedding, coords, labels, masks)
+
+    def upscale(self, low_res: Tensor, embedding: ImageEmbedding) -> Tensor:
+        """Low-resolution logits (B, P, h, w) to the logits of the resized probability (B, P, H, W)."""
+        probability = F.interpolate(
+            low_res.float().sigmoid(), embedding.original_size, mode="bilinear", align_corners=False
+        )
+        return torch.logit(probability, eps=_EPSILON)

@@ -1,0 +1,329 @@
+"""SAM (Kirillov et al., "Segment Anything", ICCV 2023) through the segment-anything package."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from segment_anything.utils.transforms import ResizeLongestSide
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fairmedfm_monai.networks.segmenters.base import NO_PROMPT, ImageEmbedding, PromptableSegmenter
+from fairmedfm_monai.networks.spec import InputSpec
+from fairmedfm_monai.networks.weights import WeightSource, fill_weights, seeded
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+GEOMETRIES: dict[str, dict[str, int | Sequence[int]]] = {
+    "vit_b": {"width": 768, "depth": 12, "heads": 12, "global_blocks": (2, 5, 8, 11)},
+    "vit_l": {"width": 1024, "depth": 24, "heads": 16, "global_blocks": (5, 11, 17, 23)},
+    "vit_h": {"width": 1280, "depth": 32, "heads": 16, "global_blocks": (7, 15, 23, 31)},
+}
+# Same input and code, 16 x 16 tokens instead of 64 x 64: fast enough for tests at 1,024 pixels.
+TINY: dict[str, int | Sequence[int]] = {
+    "width": 32,
+    "depth": 2,
+    "heads": 2,
+    "global_blocks": (1,),
+    "patch_size": 64,
+    "prompt_dim": 32,
+    "decoder_mlp": 64,
+}
+_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
+SOURCES = {
+    variant: WeightSource(
+        names=(name,),
+        page="https://github.com/facebookresearch/segment-anything",
+        url=_URL + name,
+        sha256={name: digest},
+    )
+    for variant, name, digest in (
+        ("vit_b", "sam_vit_b_01ec64.pth", "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"),
+        ("vit_l", "sam_vit_l_0b3195.pth", "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"),
+        ("vit_h", "sam_vit_h_4b8939.pth", "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"),
+    )
+}
+
+
+def build_sam(
+    *,
+    width: int,
+    depth: int,
+    heads: int,
+    global_blocks: Sequence[int],
+    image_size: int = 1024,
+    patch_size: int = 16,
+    window_size: int = 14,
+    relative_positions: bool = True,
+    prompt_dim: int = 256,
+    decoder_mlp: int = 2048,
+) -> Sam:
+    """SAM's architecture at any geometry; the defaults are those shared by the published ViT-B, L and H.
+
+    Args:
+        width: channels of the image encoder.
+        depth: number of its blocks.
+        heads: number of its attention heads.
+        global_blocks: blocks with attention over the whole image; the others attend in windows (``window_size`` tokens;
+            0 = global everywhere).
+        image_size: edge of the square input in pixels.
+        patch_size: edge of a token in pixels.
+        window_size: edge of an attention window in tokens.
+        relative_positions: decomposed relative positions in attention.
+        prompt_dim: channels of the image embedding, the prompts and the decoder.
+        decoder_mlp: hidden width of the decoder's MLPs.
+    """
+    grid = image_size // patch_size
+    return Sam(
+        image_encoder=ImageEncoderViT(
+            img_size=image_size,
+            patch_size=patch_size,
+            embed_dim=width,
+            depth=depth,
+            num_heads=heads,
+            mlp_ratio=4,
+            out_chans=prompt_dim,
+            qkv_bias=True,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            use_rel_pos=relative_positions,
+            window_size=window_size,
+            global_attn_indexes=tuple(global_blocks),
+        ),
+        prompt_encoder=PromptEncoder(
+            embed_dim=prompt_dim,
+            image_embedding_size=(grid, grid),
+            input_image_size=(image_size, image_size),
+            mask_in_chans=16,
+        ),
+        mask_decoder=MaskDecoder(
+            num_multimask_outputs=3,
+            transformer=TwoWayTransformer(depth=2, embedding_dim=prompt_dim, mlp_dim=decoder_mlp, num_heads=8),
+            transformer_dim=prompt_dim,
+            iou_head_depth=3,
+            iou_head_hidden_dim=256,
+        ),
+        pixel_mean=list(MEAN),
+        pixel_std=list(STD),
+    ).eval()
+
+
+class SamCore(PromptableSegmenter):
+    """A segment-anything ``Sam`` as a promptable segmenter; parameter names are SAM's own.
+
+    ``embed`` and ``decode`` follow segment-anything's ``SamPredictor`` step by step: images are rounded to 8 bit and
+    resized by PIL so that the long side fills the input, normalised, then padded right and below; coordinates are
+    multiplied by new size / old size and shifted by half a pixel in the prompt encoder; a padding point is appended to
+    points that come without a box. Prompts of different make-up (number of points, box or not) are decoded in separate
+    calls, because padding tokens would change the masks.
+
+    Args:
+        sam: any ``segment_anything.modeling.Sam``, e.g. of :func:`build_sam`.
+        multimask: True = best of the three masks by predicted IoU, False = the single mask token, None (default) =
+            True for one lone point, which is ambiguous, and False otherwise, as SAM's authors recommend.
+    """
+
+    def __init__(self, sam: Sam, *, multimask: bool | None = None) -> None:
+        mean, std = (tuple(buffer.flatten().tolist()) for buffer in (sam.pixel_mean, sam.pixel_std))
+        spec = InputSpec(size=sam.image_encoder.img_size, mean=mean, std=std, channels=3, max_value=255.0)
+        super().__init__(spatial_dims=2, input_spec=spec)
+        self.image_encoder = sam.image_encoder
+        self.prompt_encoder = sam.prompt_encoder
+        self.mask_decoder = sam.mask_decoder
+        self.register_buffer("pixel_mean", sam.pixel_mean.clone(), persistent=False)
+        self.register_buffer("pixel_std", sam.pixel_std.clone(), persistent=False)
+        self.pixel_mean: Tensor
+        self.pixel_std: Tensor
+        self.multimask = multimask
+
+    def embed(self, image: Tensor) -> ImageEmbedding:
+        """Encode images; see :meth:`PromptableSegmenter.embed`.
+
+        Raises:
+            ValueError: if ``image`` is not (B, 3, H, W).
+        """
+        _check_image(image)
+        resized = self.preprocess(image)
+        size = self.input_spec.size
+        padding = (0, size - resized.shape[-1], 0, size - resized.shape[-2])
+        features = self.image_encoder(F.pad(resized, padding))
+        return ImageEmbedding(features, _size(image), _size(resized))
+
+    def preprocess(self, image: Tensor) -> Tensor:
+        """Resize (B, 3, H, W) in 0..255 so that the long side is ``input_spec.size``, and normalise."""
+        resize = ResizeLongestSide(self.input_spec.size)
+        arrays = [resize.apply_image(array) for array in to_uint8(image)]
+        stacked = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).to(self.pixel_mean)
+        return (stacked - self.pixel_mean) / self.pixel_std
+
+    def scale_coords(self, coords: Tensor, embedding: ImageEmbedding) -> Tensor:
+        """Map x, y of the original image to the model's input frame (SAM's rule: factor new size / old size)."""
+        (height, width), (new_height, new_width) = embedding.original_size, embedding.input_size
+        factor = torch.tensor([new_width / width, new_height / height], dtype=torch.float64)
+        return (coords.detach().cpu().double() * factor).float()
+
+    def decode(
+        self, embedding: ImageEmbedding, coords: Tensor, labels: Tensor, masks: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Segment P objects per image; see :meth:`PromptableSegmenter.decode`."""
+        low_res, iou = self.decode_low_res(embedding, coords, labels, masks)
+        return self.upscale(low_res, embedding), iou
+
+    def decode_low_res(
+        self, embedding: ImageEmbedding, coords: Tensor, labels: Tensor, masks: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As :meth:`decode`, but with logits (B, P, h, w) at a quarter of the token size, fit for ``masks``.
+
+        Raises:
+            ValueError: if shapes do not fit, a label is unknown or a box lacks a corner.
+        """
+        _check_prompts(embedding, coords, labels)
+        coords, labels = self.scale_coords(coords, embedding), labels.detach().cpu().long()
+        features = embedding.features
+        height, width = self.prompt_encoder.mask_input_size
+        low_res = torch.full((*labels.shape[:2], height, width), NO_PROMPT, device=features.device)
+        iou = torch.zeros(labels.shape[:2], device=features.device)
+        for image in range(len(labels)):
+            for rows, points, boxes in _same_make_up(coords[image], labels[image], has_mask=masks is not None):
+                prior = None if masks is None else masks[image, rows.to(masks.device)][:, None].to(features)
+                result = self._predict(features[image : image + 1], points, boxes, prior)
+                rows = rows.to(features.device)
+                low_res[image, rows], iou[image, rows] = (part.to(low_res) for part in result)
+        return low_res, iou
+
+    def upscale(self, low_res: Tensor, embedding: ImageEmbedding) -> Tensor:
+        """Low-resolution logits (B, P, h, w) to the original image (B, P, H, W), the padding cut away."""
+        size = self.input_spec.size
+        logits = F.interpolate(low_res.float(), (size, size), mode="bilinear", align_corners=False)
+        logits = logits[..., : embedding.input_size[0], : embedding.input_size[1]]
+        return F.interpolate(logits, embedding.original_size, mode="bilinear", align_corners=False)
+
+    def _predict(
+        self, features: Tensor, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, masks: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Decode R prompts of one make-up on one image: low-resolution logits (R, h, w) and IoU (R,)."""
+        device = features.device
+        sparse, dense = self.prompt_encoder(
+            points=None if points is None else (points[0].to(device), points[1].to(device)),
+            boxes=None if boxes is None else boxes.to(device),
+            masks=masks,
+        )
+        lone_point = points is not None and points[1].shape[1] == 1 and boxes is None and masks is None
+        multimask = lone_point if self.multimask is None else self.multimask
+        low_res, iou = self.mask_decoder(
+            image_embeddings=features,
+            image_pe=self.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=multimask,
+        )
+        best = iou.argmax(dim=1)
+        rows = torch.arange(len(best), device=device)
+        return low_res[rows, best], iou[rows, best]
+
+
+class SamSegmenter(SamCore):
+    """SAM ViT-B, L or H.
+
+    Args:
+        variant: ``vit_b``, ``vit_l`` or ``vit_h``.
+        weights: ``pretrained``, a path, ``random`` or ``tiny``.
+        multimask: see :class:`SamCore`.
+        seed: of ``random`` and ``tiny``.
+    """
+
+    def __init__(
+        self,
+        variant: str = "vit_b",
+        weights: str | Path = "pretrained",
+        *,
+        multimask: bool | None = None,
+        seed: int = 0,
+    ) -> None:
+        if variant not in GEOMETRIES:
+            msg = f"`variant` must be one of {', '.join(GEOMETRIES)}, but got {variant!r}"
+            raise ValueError(msg)
+        geometry = TINY if weights == "tiny" else GEOMETRIES[variant]
+        with seeded(seed):
+            sam = build_sam(**geometry)  # type: ignore[arg-type]
+        super().__init__(sam, multimask=multimask)
+        fill_weights(self, weights, source=self.sources()[variant])
+        self.eval()
+
+    @staticmethod
+    def sources() -> dict[str, WeightSource]:
+        """Where ``pretrained`` comes from, per variant."""
+        return SOURCES
+
+    @staticmethod
+    def from_sam(sam: Sam, *, multimask: bool | None = None) -> SamCore:
+        """Wrap a ``Sam`` of any geometry with the weights it holds."""
+        return SamCore(sam, multimask=multimask)
+
+
+def to_uint8(image: Tensor) -> Iterator[NDArray[np.uint8]]:
+    """Images (B, 3, H, W) in 0..255 as H x W x 3 arrays, rounded and clipped to 8 bit, the depth SAM was trained on."""
+    array = image.detach().float().clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+    yield from np.ascontiguousarray(array.cpu().numpy())
+
+
+def _size(image: Tensor) -> tuple[int, int]:
+    return int(image.shape[-2]), int(image.shape[-1])
+
+
+def _check_image(image: Tensor) -> None:
+    if image.ndim != 4 or image.shape[1] != 3:
+        msg = (
+            f"`image` must be (B, 3, H, W) with intensities 0..255, but has shape {tuple(image.shape)}; "
+            "repeat a grey channel three times (RepeatChanneld)"
+        )
+        raise ValueError(msg)
+
+
+def _check_prompts(embedding: ImageEmbedding, coords: Tensor, labels: Tensor) -> None:
+    batch = embedding.features.shape[0]
+    if labels.ndim != 3 or coords.shape != (*labels.shape, 2) or len(labels) != batch:
+        msg = (
+            f"`coords` must be ({batch}, P, N, 2) and `labels` ({batch}, P, N) for {batch} embedded image(s), "
+            f"but have shapes {tuple(coords.shape)} and {tuple(labels.shape)}"
+        )
+        raise ValueError(msg)
+    unknown = set(labels.unique().tolist()) - {-1, 0, 1, 2, 3}
+    if unknown:
+        msg = f"`labels` may hold 1, 0, 2, 3 and -1 (object, background, two box corners, padding), not {unknown}"
+        raise ValueError(msg)
+    corners = (labels == 2).sum(-1), (labels == 3).sum(-1)
+    if not torch.equal(*corners) or int(corners[0].max() if corners[0].numel() else 0) > 1:
+        msg = "each prompt may hold one box: exactly one corner labelled 2 and one labelled 3"
+        raise ValueError(msg)
+
+
+def _same_make_up(
+    coords: Tensor, labels: Tensor, *, has_mask: bool
+) -> Iterator[tuple[Tensor, tuple[Tensor, Tensor] | None, Tensor | None]]:
+    """Split the prompts of one image, (P, N, 2) and (P, N), into groups that SAM can decode in one call.
+
+    Yields:
+        row indices (R,); points as (R, n, 2) and (R, n), or None; boxes (R, 4) as x0, y0, x1, y1, or None.
+    """
+    is_point = (labels == 0) | (labels == 1)
+    make_up = torch.stack([is_point.sum(-1), (labels == 2).sum(-1)], dim=-1)
+    for n_points, n_boxes in make_up.unique(dim=0).tolist():
+        if not (n_points or n_boxes or has_mask):
+            continue
+        rows = (make_up == torch.tensor([n_points, n_boxes])).all(-1).nonzero().flatten()
+        points, boxes = None, None
+        if n_points:
+            chosen = is_point[rows]
+            points = coords[rows][chosen].view(-1, n_points, 2), labels[rows][chosen].view(-1, n_points)
+        if n_boxes:
+            upper, lower = (coords[rows][labels[rows] == corner] for corner in (2, 3))
+            boxes = torch.cat([upper, lower], dim=-1)
+        yield rows, points, boxes

@@ -1,0 +1,152 @@
+"""One reader for all image files of a dataset, for MONAI's own `LoadImaged`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.data.image_reader import ImageReader, NibabelReader
+from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
+
+from fairmedfm_monai.data.headers import LPS_TO_RAS, itk_affine, kind_of, series_files
+
+NO_CHANNEL = float("nan")  # MONAI's mark for an array without channel axis
+PHOTOMETRIC = "photometric_interpretation"
+_PHOTOMETRIC_TAG = "0028|0004"
+
+
+class CaseReader(ImageReader):
+    """Read PNG, JPEG, BMP, TIFF, DICOM (file or folder of one series), NIfTI, MHA and whatever else SimpleITK reads.
+
+    For ``LoadImaged(reader="fairmedfm_monai.transforms.CaseReader", ensure_channel_first=True)``. MONAI's own readers
+    serve PNG and NIfTI; this one adds TIFF and MHA, DICOM that is compressed, oblique or lies among stray files, and
+    drops alpha channels.
+
+    Array axes are x, y (, z) (, channel), as MONAI's ``PILReader`` and ``NibabelReader`` give them: a picture of W
+    columns and H rows becomes (W, H). Affines map indices to RAS millimetres; a 2D image has the affine
+    ``diag(-sx, -sy, 1, 1)`` with sx, sy the pixel spacing in mm (1 where the file has none), as MONAI's ``ITKReader``
+    gives it, so ``Orientationd(axcodes="PLS")`` turns both pictures and volumes into rows x columns as on a screen.
+    Values are those of the file after the DICOM rescale slope; MONOCHROME1 is left as it is and noted in
+    ``meta["photometric_interpretation"]``, which `XRayIntensityd` reads. No other header entry is kept.
+    """
+
+    def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
+        """True: every file is tried."""
+        return True
+
+    def read(self, data: Sequence[Any] | Any, **kwargs: Any) -> list[Path]:
+        """Paths only; decoding waits for `get_data`, so that a broken file tells its own reason.
+
+        Were it decoded here, ``LoadImaged`` would try every other reader and report the last one's complaint.
+        """
+        return [Path(name) for name in ensure_tuple(data)]
+
+    def get_data(self, img: list[Path]) -> tuple[np.ndarray, dict[str, Any]]:
+        """Array and meta of one path; several paths are stacked as channels.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: several files of different shape, or a folder that is not one DICOM series.
+            Exception: whatever the format's library raises for a damaged file.
+        """
+        loaded = [_read(path) for path in img]
+        array, meta = loaded[0]
+        if len(loaded) > 1:
+            arrays = [array for array, _ in loaded]
+            if any(other.shape != array.shape for other in arrays):
+                msg = f"the files of one case must have one shape, but got {[other.shape for other in arrays]}"
+                raise ValueError(msg)
+            array = np.stack(arrays, axis=0)
+            meta = meta | {MetaKeys.ORIGINAL_CHANNEL_DIM: 0}
+        return array, meta
+
+
+def _read(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
+    if not path.exists():
+        msg = f"{path}: there is no such file"
+        raise FileNotFoundError(msg)
+    kind = kind_of(path)
+    if kind == "nifti":
+        return _read_nifti(path)
+    if kind == "picture" and not _has_deep_colour(path):
+        return _read_picture(path)
+    return _read_itk(path, kind)
+
+
+def _meta(shape: tuple[int, ...], affine: np.ndarray, channel_dim: float, photometric: str = "") -> dict[str, Any]:
+    return {
+        MetaKeys.AFFINE: affine,
+        MetaKeys.ORIGINAL_AFFINE: affine.copy(),
+        MetaKeys.SPATIAL_SHAPE: np.asarray(shape),
+        MetaKeys.SPACE: SpaceKeys.RAS,
+        MetaKeys.ORIGINAL_CHANNEL_DIM: channel_dim,
+        PHOTOMETRIC: photometric,
+    }
+
+
+def _read_nifti(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
+    reader = NibabelReader()
+    array, header = reader.get_data(reader.read(path))
+    shape = tuple(int(size) for size in header[MetaKeys.SPATIAL_SHAPE])
+    return array, _meta(shape, np.asarray(header[MetaKeys.AFFINE]), header[MetaKeys.ORIGINAL_CHANNEL_DIM])
+
+
+def _has_deep_colour(path: Path) -> bool:
+    """Whether a picture has more than 8 bits per colour, which Pillow would cut without a word."""
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        if picture.format == "PNG":
+            header = path.open("rb").read(26)
+            return header[24] == 16 and header[25] in (2, 6)  # IHDR: bit depth, colour type
+        bits = getattr(picture, "tag_v2", {}).get(258, (8,))  # TIFF BitsPerSample
+        return len(bits) > 1 and max(bits) > 8
+
+
+def _read_picture(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        picture.load()  # np.asarray alone hides that a file is cut off in some versions of Pillow
+        array = np.asarray(_plain(picture))
+    array = np.swapaxes(array, 0, 1)
+    return array, _meta(array.shape[:2], LPS_TO_RAS.copy(), NO_CHANNEL if array.ndim == 2 else -1)
+
+
+def _plain(picture: Any) -> Any:
+    """Grey or RGB: alpha dropped, colour tables looked up (a grey ramp is its own index), CMYK and YCbCr converted."""
+    if picture.mode in ("1", "L", "F", "I", "RGB") or picture.mode.startswith("I;16"):
+        return picture
+    if picture.mode in ("LA", "La"):
+        return picture.convert("L")
+    if picture.mode == "P":
+        table = np.asarray(picture.getpalette("RGB")).reshape(-1, 3)
+        if (table == np.arange(len(table))[:, None]).all():
+            return picture.convert("L")
+    return picture.convert("RGB")
+
+
+def _read_itk(path: Path, kind: str) -> tuple[np.ndarray, dict[str, Any]]:
+    import SimpleITK
+
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+    if kind == "series":
+        image = SimpleITK.ReadImage(series_files(path))
+        photometric = ""
+    else:
+        reader = SimpleITK.ImageFileReader()
+        reader.SetFileName(str(path))
+        image = reader.Execute()
+        photometric = reader.GetMetaData(_PHOTOMETRIC_TAG).strip() if reader.HasMetaDataKey(_PHOTOMETRIC_TAG) else ""
+    dims = image.GetDimension()
+    array = SimpleITK.GetArrayFromImage(image)  # z, y, x, channel
+    array = np.moveaxis(array, range(dims), range(dims - 1, -1, -1))
+    if dims == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+        dims = 2
+    if array.ndim > dims and array.shape[-1] == 4:
+        array = array[..., :3]  # alpha
+    channel_dim = NO_CHANNEL if array.ndim == dims else -1
+    return np.ascontiguousarray(array), _meta(array.shape[:dims], itk_affine(image), channel_dim, photometric)

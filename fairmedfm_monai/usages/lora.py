@@ -1,0 +1,205 @@
+"""LoRA (Hu et al., ICLR 2022) through peft: low-rank updates of an encoder, trained together with the head."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import peft
+import torch
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fairmedfm_monai.networks.checkpoint import WeightsError
+from fairmedfm_monai.networks.weights import seeded
+
+
+def add_lora(
+    network: nn.Module,
+    *,
+    rank: int,
+    alpha: float,
+    dropout: float,
+    target_modules: Sequence[str],
+    seed: int = 0,
+) -> peft.PeftModel:
+    """Put adapters into ``network.encoder``; they and ``network.head`` are what trains.
+
+    ``network`` is changed in place. Save it through :class:`MergedState`.
+
+    Args:
+        network: a classifier with ``encoder`` and ``head``, such as ``LinearProbe``.
+        rank: r of the update W + alpha / r * B A.
+        alpha: its scale.
+        dropout: probability at the input of A (peft applies none to ``nn.MultiheadAttention``).
+        target_modules: last parts of module names inside the encoder, e.g. ``c_fc`` and ``c_proj`` of open_clip's ViT.
+        seed: of A (B starts at zero, so nothing changes before the first step).
+
+    Raises:
+        ValueError: for a rank below 1, a target that matches nothing, or one inside ``nn.MultiheadAttention``, whose
+            weight is read past the adapter: it would never train.
+    """
+    if rank < 1 or not 0 <= dropout < 1:
+        msg = f"`rank` must be at least 1 and `dropout` in [0, 1), but got {rank} and {dropout}"
+        raise ValueError(msg)
+    config = peft.LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=_matches(network, target_modules),
+        modules_to_save=["head"],
+    )
+    with seeded(seed):
+        return peft.get_peft_model(network, config)
+
+
+def _matches(network: nn.Module, targets: Sequence[str]) -> list[str]:
+    """Full names of the modules that ``targets`` mean, checked."""
+    modules = {f"encoder.{name}": module for name, module in network.get_submodule("encoder").named_modules() if name}
+    found: list[str] = []
+    for target in targets:
+        names = [name for name in modules if name.endswith(f".{target}")]
+        inside = [name for name in names if isinstance(modules.get(name.rpartition(".")[0]), nn.MultiheadAttention)]
+        if inside:
+            owner = inside[0].split(".")[-2]
+            msg = (
+                f"`target_modules`: {target} lies inside nn.MultiheadAttention, which reads its weight directly, so an "
+                f"adapter there gets no gradient; name the attention itself ({owner})"
+            )
+            raise ValueError(msg)
+        if not names:
+            linear = (nn.Linear, nn.Conv2d, nn.MultiheadAttention)
+            known = sorted({name.rpartition(".")[2] for name, module in modules.items() if isinstance(module, linear)})
+            msg = f"`target_modules`: nothing in the encoder is called {target}; layers there are {', '.join(known)}"
+            raise ValueError(msg)
+        found += names
+    if not found:
+        msg = "`target_modules` must name at least one kind of layer"
+        raise ValueError(msg)
+    return found
+
+
+def trainable_parameters(network: nn.Module) -> tuple[int, int]:
+    """Number of trainable parameters and of all."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in network.parameters()]
+    return sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
+
+
+def check_gradients(network: nn.Module, image: Tensor | Sequence[int]) -> int:
+    """Make sure that every trainable parameter is reached by the gradient; return the number of trainable parameters.
+
+    One forward and backward pass in evaluation mode; gradients, modes and the random state stay as they were.
+
+    Args:
+        network: gives logits (B, C).
+        image: (B, C, H, W) images, or that shape (zeros are then used).
+
+    Raises:
+        RuntimeError: if nothing is trainable or a parameter gets no gradient, naming the first ones.
+    """
+    trainable = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+    if not trainable:
+        msg = "the network has no trainable parameter"
+        raise RuntimeError(msg)
+    device = next(iter(trainable.values())).device
+    sample = image if isinstance(image, Tensor) else torch.zeros(tuple(image))
+    training = network.training
+    network.eval()
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        loss = network(sample.to(device)).float().square().sum()
+        gradients = torch.autograd.grad(loss, list(trainable.values()), allow_unused=True)
+    network.train(training)
+    idle = [name for name, gradient in zip(trainable, gradients, strict=True) if gradient is None]
+    if idle:
+        msg = (
+            f"{len(idle)} of {len(trainable)} trainable tensors get no gradient and would never train, first "
+            f"{', '.join(idle[:3])}; choose other `target_modules`"
+        )
+        raise RuntimeError(msg)
+    return trainable_parameters(network)[0]
+
+
+class MergedState:
+    """What a CheckpointSaver saves of a LoRA model: its ``state_dict`` is that of the plain, merged network.
+
+    Make it before training: it remembers the base weights, because peft adds and subtracts the update of
+    ``nn.MultiheadAttention`` in every forward pass and rounding lets the frozen weights drift.
+
+    Args:
+        model: result of :func:`add_lora`.
+    """
+
+    def __init__(self, model: peft.PeftModel) -> None:
+        self._model = model
+        self._base = {
+            f"{name}.{part}": parameter.detach().clone()
+            for name, layer in _lora_layers(model)
+            for part, parameter in layer.get_base_layer().named_parameters(recurse=False)
+        }
+
+    def merged(self) -> nn.Module:
+        """The plain network (a copy) with the adapters folded into its weights, without peft."""
+        model = copy.deepcopy(self._model)
+        with torch.no_grad():
+            for name, layer in _lora_layers(model):
+                for part, parameter in layer.get_base_layer().named_parameters(recurse=False):
+                    parameter.copy_(self._base[f"{name}.{part}"])
+        return model.merge_and_unload()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Names and values of :meth:`merged`."""
+        return dict(self.merged().state_dict())
+
+
+def _lora_layers(model: nn.Module) -> Iterator[tuple[str, LoraLayer]]:
+    return ((name, module) for name, module in list(model.named_modules()) if isinstance(module, LoraLayer))
+
+
+def save_adapter(model: peft.PeftModel, path: str | Path) -> Path:
+    """Write the adapters and the head to a .safetensors file (settings in its metadata); return its path."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    config = model.peft_config["default"]
+    settings = {
+        "rank": str(config.r),
+        "alpha": str(config.lora_alpha),
+        "dropout": str(config.lora_dropout),
+        "target_modules": json.dumps(sorted(config.target_modules)),
+    }
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in _adapter_state(model).items()}
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file(state, partial, metadata=settings)
+    partial.replace(path)
+    return path
+
+
+def load_adapter(model: peft.PeftModel, path: str | Path) -> None:
+    """Put the adapters and the head of :func:`save_adapter` back into ``model``, e.g. to resume a training.
+
+    Raises:
+        WeightsError: if the file belongs to another model, rank or choice of targets.
+    """
+    state, current = load_file(path), _adapter_state(model)
+    wrong = [name for name in {**state, **current} if _shape(state, name) != _shape(current, name)]
+    if wrong:
+        msg = (
+            f"{path} is the adapter of another model: {len(wrong)} of {len(current)} tensors differ, first {wrong[0]} "
+            f"(file {_shape(state, wrong[0])}, model {_shape(current, wrong[0])})"
+        )
+        raise WeightsError(msg)
+    with torch.no_grad():
+        for name, tensor in current.items():
+            tensor.copy_(state[name])
+
+
+def _adapter_state(model: peft.PeftModel) -> dict[str, Tensor]:
+    """Adapters and head by peft's names; the tensors share memory with the model."""
+    return peft.get_peft_model_state_dict(model)
+
+
+def _shape(state: dict[str, Tensor], name: str) -> tuple[int, ...] | None:
+    return tuple(state[name].shape) if name in state else None

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from fairmedfm_monai.bundle.model_info import ModelInfo, read_model_info
+
+
+def _info(**changes: object) -> ModelInfo:
+    values = {"fm": "clip", "usage": "linear_probe", "variant": "RN50", "weights": "tiny", "classes": ["a", "b"]}
+    return ModelInfo(**{**values, **changes})
+
+
+def test_what_was_written_is_read_back(tmp_path: Path) -> None:
+    _info(seed=3).write(tmp_path)
+    info = read_model_info(tmp_path / "model.pt", fm="clip", usage="linear_probe")
+    assert (info.classes, info.seed, info.trained, info.geometry) == (["a", "b"], 3, True, "tiny")
+    assert info.versions["torch"]
+
+
+def test_a_path_to_weights_is_not_kept(tmp_path: Path) -> None:
+    _info(weights="/home/someone/clip.pt").write(tmp_path)
+    assert "someone" not in (tmp_path / "model.json").read_text()
+    assert read_model_info(tmp_path / "model.pt").geometry == "random"
+
+
+def test_without_a_file_the_untrained_description_serves(tmp_path: Path) -> None:
+    info = read_model_info(
+        tmp_path / "model.pt", fm="clip", usage="lora", variant="RN50", weights="random", classes=["x", "y"]
+    )
+    assert not info.trained
+    assert info.classes == ["x", "y"]
+
+
+def test_a_model_of_another_bundle_is_refused(tmp_path: Path) -> None:
+    _info().write(tmp_path)
+    with pytest.raises(ValueError, match="describes fm 'clip', this bundle is for 'demo_clip'"):
+        read_model_info(tmp_path / "model.pt", fm="demo_clip", usage="linear_probe")
+
+
+def test_a_file_that_is_no_model_json_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_text(json.dumps({"hello": 1}))
+    with pytest.raises(ValueError, match=r"must be a model\.json"):
+        read_model_info(tmp_path / "model.pt")
+
+
+def test_classes_of_another_dataset_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"trained for the classes \['a', 'b'\] but dataset 'other' has \['b', 'a'\]"):
+        _info().classes_for(SimpleNamespace(name="other", classes=["b", "a"]))

@@ -1,0 +1,91 @@
+"""The currency of prompts and its geometry."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Flip
+
+from fairmedfm_monai.transforms.prompts import Prompt, check_prompt, file_affine, label_values, map_prompt
+
+
+def box(lower: list[float], upper: list[float]) -> Prompt:
+    return Prompt(kind="box", label="organ", coords=[lower, upper], point_labels=[2, 3])
+
+
+def test_flipped_box_keeps_inclusive_corners() -> None:
+    """Half-open ends would land one voxel off: indices 16..24 of 48 are 23..31 seen from the other end."""
+    flip = np.diag([-1.0, 1.0, 1.0, 1.0])
+    flip[0, 3] = 47
+    mapped = map_prompt(box([16, 5, 2], [24, 9, 2]), flip)
+    assert mapped["coords"] == [[23, 5, 2], [31, 9, 2]]
+    assert mapped["point_labels"] == [2, 3]
+
+
+def test_oblique_map_keeps_every_corner_of_the_box() -> None:
+    angle = np.pi / 6
+    turn = np.eye(4)
+    turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    mapped = np.array(map_prompt(box([0, 0, 0], [10, 4, 0]), turn)["coords"])
+    corners = np.array([[0, 0], [10, 0], [0, 4], [10, 4]]) @ turn[:2, :2].T
+    np.testing.assert_allclose(mapped[:, :2], [corners.min(axis=0), corners.max(axis=0)], atol=1e-4)
+
+
+def test_permutation_with_anisotropic_spacing_is_exact() -> None:
+    """Affine of a sagittal file and its inverse in another order: rounding errors must not remain in whole indices."""
+    source = np.array([[0, 0, -3.3, 90.1], [-0.7, 0, 0, 33.3], [0, 0.7, 0, -12.7], [0, 0, 0, 1]])
+    target = np.array([[3.3, 0, 0, 90.1 - 3.3 * 19], [0, -0.7, 0, 33.3], [0, 0, 0.7, -12.7], [0, 0, 0, 1]])
+    mapped = map_prompt(box([7, 11, 4], [9, 13, 6]), np.linalg.inv(target) @ source)
+    assert mapped["coords"] == [[13, 7, 11], [15, 9, 13]]
+
+
+def test_points_of_a_picture_use_the_upper_left_of_the_matrix() -> None:
+    matrix = np.eye(4)
+    matrix[:2, :2], matrix[:2, 3] = [[0, 2], [1, 0]], [0.5, 0]
+    prompt = Prompt(kind="point", label="organ", coords=[[3, 4]], point_labels=[1])
+    assert map_prompt(prompt, matrix)["coords"] == [[8.5, 3]]
+
+
+def test_label_values() -> None:
+    assert label_values(["kidney", "tumour"]) == {"kidney": 1, "tumour": 2}
+    assert label_values({"a": 7, "b": 3}) == {"a": 7, "b": 3}
+    for wrong in ({"a": 0}, {"a": 1, "b": 1}, [], "kidney"):
+        with pytest.raises(ValueError, match="labels must"):
+            label_values(wrong)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        (
+            Prompt(kind="user", label="liver", coords=[[1, 1]], point_labels=[1]),
+            "'liver' is unknown, expected one of organ",
+        ),
+        (Prompt(kind="user", label="organ", coords=[[1, 1, 1]], point_labels=[1]), "points of 2 coordinates each"),
+        (Prompt(kind="user", label="organ", coords=[[1, float("nan")]], point_labels=[1]), "finite"),
+        (Prompt(kind="user", label="organ", coords=[], point_labels=[]), "at least 1"),
+        (Prompt(kind="user", label="organ", coords=[[1, 1]], point_labels=[5]), "point_labels must be"),
+        (Prompt(kind="user", label="organ", coords=[[1, 1]], point_labels=[2]), "a pair 2, 3"),
+        (Prompt(kind="user", label="organ", coords=[[1, 12]], point_labels=[1]), r"\[1.0, 12.0\].*outside.*\(20, 10\)"),
+        (box([25, 0], [30, 5]), r"box .*outside the image"),
+    ],
+)
+def test_check_names_what_is_wrong(prompt: Prompt, message: str) -> None:
+    with pytest.raises(ValueError, match=r"file\.json, entry 3: .*" + message):
+        check_prompt(prompt, where="file.json, entry 3", labels=["organ"], shape=(20, 10))
+
+
+def test_check_allows_a_box_that_reaches_over_the_edge() -> None:
+    check_prompt(box([15, -3], [25, 4]), where="", labels=None, shape=(20, 10))
+
+
+def test_a_picture_gets_its_file_affine_before_spatial_transforms_only() -> None:
+    """MONAI's PIL reader leaves no original_affine."""
+    picture = MetaTensor(torch.zeros(1, 8, 6))
+    np.testing.assert_array_equal(file_affine(picture), np.eye(4))
+    flipped = Flip(0)(picture)
+    np.testing.assert_array_equal(file_affine(flipped), np.eye(4))
+    with pytest.raises(ValueError, match="right after loading"):
+        file_affine(Flip(0)(MetaTensor(torch.zeros(1, 8, 6))))
