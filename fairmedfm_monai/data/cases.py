@@ -19,8 +19,8 @@ def case_name(case: Mapping[str, Any]) -> str:
 
 
 def short_reason(error: BaseException) -> str:
-    """First line of the innermost cause: MONAI wraps it in ``applying transform ...`` once per nested transform."""
-    while error.__cause__ is not None:
+    """First line of an error; MONAI's own ``applying transform ...`` around it, one per level, is taken off."""
+    while str(error).startswith("applying transform") and error.__cause__ is not None:
         error = error.__cause__
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
@@ -41,6 +41,9 @@ class CaseDataset(Dataset):
         super().__init__(data=data, transform=transform)
 
     def _transform(self, index: int) -> dict[str, Any]:
+        if not -len(self.data) <= index < len(self.data):
+            msg = f"index {index} of {len(self.data)} cases"
+            raise IndexError(msg)  # `for item in dataset` ends by it
         failed = ""
         for step in range(min(len(self.data), MAX_FAILURES)):
             case = self.data[(index + step) % len(self.data)]

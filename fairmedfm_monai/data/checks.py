@@ -1,40 +1,131 @@
-"""Checks of a dataset folder's files, and the table of what it holds."""
+"""Validate a dataset folder and show what it holds."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import pandas as pd
 
-from fairmedfm_monai.data.card import Card
-from fairmedfm_monai.data.manifest import EMPTY_CELLS
-from fairmedfm_monai.data.problems import Problem, examples
+from fairmedfm_monai.data.card import UNKNOWN
+from fairmedfm_monai.data.dataset import DatasetInfo, build_info, inspect_folder, resolve_folder
+from fairmedfm_monai.data.files import check_files
+from fairmedfm_monai.data.manifest import SPLITS
+from fairmedfm_monai.data.problems import DatasetError, Problem
 
 
-def check_paths(table: pd.DataFrame, card: Card, root: Path) -> list[Problem]:
-    """Whether every image and mask is a relative path inside the folder and is there."""
+@dataclass(frozen=True)
+class ValidationReport:
+    """What validation found.
+
+    Attributes:
+        problems: all findings.
+        summary: table of splits x groups x classes; empty where the table could not be read.
+    """
+
+    problems: list[Problem] = field(default_factory=list)
+    summary: str = ""
+
+    @property
+    def errors(self) -> list[str]:
+        """Messages of what stops a run."""
+        return [problem.message for problem in self.problems if problem.level == "error"]
+
+    @property
+    def warnings(self) -> list[str]:
+        """Messages of what is counted and told."""
+        return [problem.message for problem in self.problems if problem.level == "warning"]
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no error."""
+        return not self.errors
+
+    def __str__(self) -> str:
+        lines = [self.summary] if self.summary else []
+        lines += [f"error: {message}" for message in self.errors]
+        lines += [f"warning: {message}" for message in self.warnings]
+        verdict = "ok" if self.ok else "not usable"
+        lines.append(f"{verdict}: {len(self.errors)} errors, {len(self.warnings)} warnings")
+        return "\n".join(lines)
+
+
+def validate_folder(path: str | Path, *, quick: bool = False) -> ValidationReport:
+    """Check a dataset folder as thoroughly as is possible without a model.
+
+    Args:
+        path: the folder, or the name of a built-in demo dataset.
+        quick: look at card, table and the presence of files only, and open no image.
+    """
+    try:
+        root = resolve_folder(path)
+    except DatasetError as error:
+        return ValidationReport(error.problems)
+    card, raw, problems = inspect_folder(root)
+    if card is None or raw is None:
+        return ValidationReport(problems)
+    if not quick:
+        problems += check_files(raw, card, root)
+    try:
+        info = build_info(root, card, raw, list(card.attributes), problems)
+    except (KeyError, TypeError, ValueError):  # a table with errors may be too broken to count
+        return ValidationReport(problems)
+    return ValidationReport(problems + _thin_groups(info), describe(info))
+
+
+def count_groups(info: DatasetInfo) -> pd.DataFrame:
+    """Numbers per split, attribute and group.
+
+    Returns:
+        Columns ``split``, ``attribute``, ``group``, ``patients``, ``cases`` and, for classification, one per class;
+        attribute and group are ``all`` in the first row of each split; ``unknown`` has a row where it has cases.
+    """
+    rows = []
+    for split in [name for name in SPLITS if (info.table["split"] == name).any()]:
+        part = info.table[info.table["split"] == split]
+        rows.append(_counts(info, part, split, "all", "all"))
+        for name, groups in info.attributes.items():
+            for group in [*groups, UNKNOWN]:
+                members = part[part[name] == group]
+                if group != UNKNOWN or len(members):
+                    rows.append(_counts(info, members, split, name, group))
+    return pd.DataFrame(rows)
+
+
+def _counts(info: DatasetInfo, part: pd.DataFrame, split: str, attribute: str, group: str) -> dict[str, object]:
+    row: dict[str, object] = {"split": split, "attribute": attribute, "group": group}
+    row |= {"patients": part["patient_id"].nunique(), "cases": len(part)}
+    for index, name in enumerate(info.classes):
+        if info.multi_label and f"label_{name}" in part:
+            row[name] = int(part[f"label_{name}"].sum())
+        elif "label" in part:
+            row[name] = int((part["label"] == index).sum())
+    return row
+
+
+def describe(info: DatasetInfo) -> str:
+    """What a dataset holds, as text: one line about it, then the table of `count_groups`."""
+    patients = info.table["patient_id"].nunique()
+    head = (
+        f"{info.card.title}: {info.task}, {info.modality}, {info.spatial_dims}D, {len(info.table)} cases of "
+        f"{patients} patients, resampling unit {info.unit}"
+    )
+    labels = f"\nlabels: {', '.join(f'{name} = {value}' for name, value in info.labels.items())}" if info.labels else ""
+    notice = f"\nnotice: {info.notice}" if info.notice else ""
+    return f"{head}{labels}{notice}\n{count_groups(info).to_string(index=False)}"
+
+
+def _thin_groups(info: DatasetInfo) -> list[Problem]:
+    """Groups that have no case, or lack a class, in a split where metrics will be asked for."""
     problems = []
-    listings: dict[str, set[str]] = {}
-    for column in ["image", *(["mask"] if card.task == "segmentation" else [])]:
-        paths = [path for path in table.get(column, ()) if path not in EMPTY_CELLS]
-        outside = [path for path in paths if Path(path).is_absolute() or ".." in PurePosixPath(path).parts]
-        if outside:
-            message = f"column {column!r} must hold paths inside the folder, but got {examples(outside)}"
-            problems.append(Problem("path", message))
-        missing = [path for path in paths if path not in outside and not _is_there(root, path, listings)]
-        if missing:
-            message = f"{len(missing)} of {len(paths)} files of column {column!r} are missing: {examples(missing)}"
-            problems.append(Problem("missing_file", message))
+    for row in count_groups(info).to_dict("records"):
+        where = f"split {row['split']!r}: {row['attribute']} {row['group']!r}"
+        lacking = [name for name in info.classes if row.get(name) == 0]
+        if row["split"] == "train" or row["group"] == UNKNOWN:
+            continue
+        if not row["cases"]:
+            problems.append(Problem("empty_group", f"{where} has no case: its metrics will be undefined", "warning"))
+        elif lacking:
+            message = f"{where} has no case of {', '.join(lacking)}: some of its metrics will be undefined"
+            problems.append(Problem("one_class_group", message, "warning"))
     return problems
-
-
-def _is_there(root: Path, path: str, listings: dict[str, set[str]]) -> bool:
-    """Look a path up in its folder's listing: one directory read instead of one system call per file."""
-    folder, name = os.path.split(os.path.normpath(path))
-    if folder not in listings:
-        try:
-            listings[folder] = set(os.listdir(root / folder))
-        except OSError:
-            listings[folder] = set()
-    return name in listings[folder]

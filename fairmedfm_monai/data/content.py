@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import hashlib
 import inspect
 import json
+import logging
 import os
 import sqlite3
-import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ import torch
 _VOLATILE = frozenset({"R", "filenames", "has_series", "device"})
 _LINKED = (".mhd", ".nhdr", ".hdr")  # headers whose voxels lie in a file of the same stem
 _HASH_THREADS = 4
+_BLOCK = 1000  # files per entry into the database
+_AS_TEXT = (enum.Enum, os.PathLike, np.generic, np.dtype, torch.dtype, torch.device)
+_CONTAINERS = (Mapping, list, tuple, set, frozenset, np.ndarray, torch.Tensor)
+_LOGGER = logging.getLogger(__name__)
 
 
 def files_of(path: Path) -> list[Path]:
@@ -63,39 +68,55 @@ class ContentKeys:
     """Content keys of files, remembered in a small database so that an unchanged file is hashed once.
 
     Args:
-        database: SQLite file; made when it is not there; may be shared by processes.
+        database: SQLite file; made when it is not there; may be shared by processes. Where it cannot be used (some
+            network drives), every file is hashed every time.
     """
 
     def __init__(self, database: Path) -> None:
-        database.parent.mkdir(parents=True, exist_ok=True)
-        self._path = str(database)
-        self._lock = threading.Lock()
-        with self._connect() as connection:
-            connection.execute("CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, stamp TEXT, key TEXT)")
+        self._database = database
 
-    def of(self, paths: Iterable[str]) -> list[str | None]:
+    def of(self, paths: Sequence[str]) -> list[str | None]:
         """Content key per path; None where the file cannot be read."""
-        with self._connect() as connection:
-            known = {
-                path: (stamp, key) for path, stamp, key in connection.execute("SELECT path, stamp, key FROM files")
-            }
+        absolute = [os.path.abspath(path) for path in paths]
+        known = self._known(set(absolute))
+        keys: list[str | None] = []
         with ThreadPoolExecutor(_HASH_THREADS) as pool:
-            return list(pool.map(lambda path: self._key(os.path.abspath(path), known), paths))
+            for start in range(0, len(absolute), _BLOCK):
+                found = list(pool.map(lambda path: _stamped_key(path, known), absolute[start : start + _BLOCK]))
+                keys += [key for _, _, key in found]
+                self._remember([row for row in found if row[2] and known.get(row[0]) != row[1:]])
+        return keys
 
-    def _key(self, path: str, known: Mapping[str, tuple[str, str]]) -> str | None:
+    def _known(self, paths: set[str]) -> dict[str, tuple[str, str]]:
         try:
-            stamp = _stamp(Path(path))
-            if path in known and known[path][0] == stamp:
-                return known[path][1]
-            key = content_key(Path(path))
-        except OSError:
-            return None
-        with self._lock, self._connect() as connection:
-            connection.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", (path, stamp, key))
-        return key
+            with contextlib.closing(self._connect()) as connection:
+                rows = connection.execute("SELECT path, stamp, key FROM files")
+                return {path: (stamp, key) for path, stamp, key in rows if path in paths}
+        except sqlite3.Error as error:
+            _LOGGER.warning("%s cannot be used (%s): every image is hashed anew", self._database, error)
+            return {}
+
+    def _remember(self, rows: Sequence[tuple[str, str, str | None]]) -> None:
+        if not rows:
+            return
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(self._connect()) as connection, connection:
+            connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", rows)
 
     def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self._path, timeout=60)
+        self._database.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(self._database, timeout=60)
+        connection.execute("CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, stamp TEXT, key TEXT)")
+        return connection
+
+
+def _stamped_key(path: str, known: Mapping[str, tuple[str, str]]) -> tuple[str, str, str | None]:
+    try:
+        stamp = _stamp(Path(path))
+        if path in known and known[path][0] == stamp:
+            return path, stamp, known[path][1]
+        return path, stamp, content_key(Path(path))
+    except OSError:
+        return path, "", None
 
 
 def describe_object(value: Any) -> Any:
@@ -108,56 +129,59 @@ def describe_object(value: Any) -> Any:
 
 
 def _describe(value: Any, above: tuple[int, ...]) -> Any:
-    if value is None or (isinstance(value, (bool, int, float, str)) and not isinstance(value, enum.Enum)):
+    if value is None or type(value) in (bool, int, float, complex, str, bytes):
         return repr(value)
     if id(value) in above:
         return "(itself)"
     above = (*above, id(value))
-    if isinstance(value, Mapping):
-        return {str(key): _describe(value[key], above) for key in sorted(value, key=str)}
-    if isinstance(value, (list, tuple)):
-        return [_describe(item, above) for item in value]
-    if isinstance(value, (set, frozenset)):
-        return sorted(json.dumps(_describe(item, above)) for item in value)
-    if isinstance(value, (np.ndarray, torch.Tensor)):
-        array = np.asarray(value)
-        return [array.dtype.str, list(array.shape), hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()]
+    if isinstance(value, _CONTAINERS):
+        return _describe_container(value, above)
+    if isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__}"
     if inspect.isroutine(value):
         return _describe_function(value, above)
     return _describe_instance(value, above)
 
 
+def _describe_container(value: Any, above: tuple[int, ...]) -> Any:
+    if isinstance(value, (np.ndarray, torch.Tensor)):
+        array = np.ascontiguousarray(value)
+        return [array.dtype.str, list(array.shape), hashlib.sha256(array.tobytes()).hexdigest()]
+    if isinstance(value, Mapping):
+        return {str(key): _describe(value[key], above) for key in sorted(value, key=str)}
+    items = [_describe(item, above) for item in value]
+    return items if isinstance(value, (list, tuple)) else sorted(items, key=json.dumps)
+
+
 def _describe_function(function: Callable[..., Any], above: tuple[int, ...]) -> Any:
     name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', '')}"
     code = getattr(function, "__code__", None)
+    owner = getattr(function, "__self__", None)
     if code is None:
-        return name
+        return [name, None if inspect.ismodule(owner) else _describe(owner, above)]
     constants = [repr(constant) for constant in code.co_consts if not inspect.iscode(constant)]
     closure = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
-    owner = getattr(function, "__self__", None)
-    return [
-        name,
-        code.co_code.hex(),
-        constants,
-        list(code.co_names),
-        _describe(closure, above),
-        _describe(owner, above),
-    ]
+    defaults = getattr(function, "__defaults__", None)
+    parts = _describe([closure, defaults, owner], above)
+    return [name, code.co_code.hex(), constants, list(code.co_names), parts]
 
 
 def _describe_instance(value: Any, above: tuple[int, ...]) -> Any:
-    if isinstance(value, type):
-        return f"{value.__module__}.{value.__qualname__}"
     name = f"{type(value).__module__}.{type(value).__qualname__}"
     key = getattr(value, "cache_key", None)
     if isinstance(key, str):
         return [name, key]
-    if isinstance(value, (enum.Enum, os.PathLike, np.generic, np.dtype, torch.dtype, torch.device)):
+    if isinstance(value, _AS_TEXT):
         return [name, str(value)]
-    state = getattr(value, "__dict__", None)
-    if state is None:
+    if isinstance(value, (np.random.RandomState, np.random.Generator, torch.Generator)):
         return name
-    return [name, {key: _describe(state[key], above) for key in sorted(state) if key not in _VOLATILE}]
+    state = getattr(value, "__dict__", None)
+    if state:
+        return [name, {key: _describe(state[key], above) for key in sorted(state) if key not in _VOLATILE}]
+    try:
+        return [name, _describe(value.__reduce_ex__(2)[1:3], above)]  # state that lives in C, e.g. of a partial
+    except TypeError:
+        return name
 
 
 def encoder_key(encoder: torch.nn.Module) -> str:

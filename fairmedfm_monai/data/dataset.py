@@ -14,7 +14,7 @@ import pandas as pd
 
 from fairmedfm_monai.data.card import CARD_FILE, Card
 from fairmedfm_monai.data.card_checks import did_you_mean
-from fairmedfm_monai.data.checks import check_paths
+from fairmedfm_monai.data.files import check_paths
 from fairmedfm_monai.data.manifest import (
     MANIFEST_FILES,
     SPLITS,
@@ -25,7 +25,7 @@ from fairmedfm_monai.data.manifest import (
     label_columns,
     read_manifest,
 )
-from fairmedfm_monai.data.problems import DatasetError, Problem, examples, raise_errors
+from fairmedfm_monai.data.problems import DatasetError, Problem, examples
 from fairmedfm_monai.data.splits import split_patients
 
 BUILT_IN = ("demo/xray", "demo/ct2d", "demo/ct3d")
@@ -172,29 +172,61 @@ def load_dataset(
         DatasetError: one message with every problem of folder, card, table and files.
     """
     root = resolve_folder(dataset_dir)
-    card = Card.read(root / CARD_FILE)
-    raw = read_manifest(root)
-    problems = [
-        *card.warnings,
-        *check_manifest(raw, card, require_labels=require_labels),
-        *check_paths(raw, card, root),
-    ]
-    selected = select_attributes(card, attributes, problems)
-    raise_errors(root, problems)
+    card, raw, problems = inspect_folder(root, require_labels=require_labels)
+    selected = select_attributes(card, attributes, problems) if card else []
+    if card is None or raw is None or any(problem.level == "error" for problem in problems):
+        raise DatasetError(root, problems)
+    info = build_info(root, card, raw, selected, problems, require_labels=require_labels)
+    for problem in info.warnings:
+        warnings.warn(f"{root.name}: {problem.message}", stacklevel=2)
+    return info
+
+
+def inspect_folder(
+    root: Path, *, require_labels: bool = True
+) -> tuple[Card | None, pd.DataFrame | None, list[Problem]]:
+    """Read card and manifest and collect the problems of both; what cannot be read at all is None."""
+    card, raw = None, None
+    problems: list[Problem] = []
+    try:
+        card = Card.read(root / CARD_FILE)
+        problems += card.warnings
+    except DatasetError as error:
+        problems += error.problems
+    try:
+        raw = read_manifest(root)
+    except DatasetError as error:
+        problems += error.problems
+    if raw is not None:
+        problems += check_manifest(raw, card, require_labels=require_labels)
+        problems += check_paths(raw, root)
+    return card, raw, problems
+
+
+def build_info(
+    root: Path,
+    card: Card,
+    raw: pd.DataFrame,
+    selected: Sequence[str],
+    problems: Sequence[Problem],
+    *,
+    require_labels: bool = True,
+) -> DatasetInfo:
+    """Build a `DatasetInfo` from a card and a manifest without errors; a table without splits is split."""
+    found = list(problems)
     table = canonical_table(raw, card, require_labels=require_labels)
     if "split" not in raw:
-        table = split_patients(table, seed=SPLIT_SEED, stratify=[*_strata(table), *card.attributes])
+        # By all attributes of the card, not by the selected ones: a selection must not move patients.
+        table = split_patients(table, seed=SPLIT_SEED, stratify=[*_label_names(table), *card.attributes])
         message = (
             "the manifest has no column 'split': patients were split 60/20/20 by seed "
             f"{SPLIT_SEED}; write a split into the manifest to fix it"
         )
-        problems.append(Problem("no_split", message, "warning"))
-    for problem in problems:
-        warnings.warn(f"{root.name}: {problem.message}", stacklevel=2)
-    truth = [name for name in table if name in ("label", "mask") or name.startswith("label_")]
+        found.append(Problem("no_split", message, "warning"))
+    truth = [str(name) for name in table if name in ("mask", *_label_names(table))]
     columns = ["case_id", "patient_id", "split", "image", *truth, *selected]
     groups = {name: list(card.attributes[name].groups) for name in selected}
-    return DatasetInfo(root, card, table[columns], groups, tuple(problems), _fingerprint(root))
+    return DatasetInfo(root, card, table[columns], groups, tuple(found), _fingerprint(root))
 
 
 def resolve_folder(dataset_dir: str | Path) -> Path:
@@ -205,7 +237,7 @@ def resolve_folder(dataset_dir: str | Path) -> Path:
     """
     root = Path(dataset_dir).expanduser().absolute()
     if str(dataset_dir) in BUILT_IN and not root.is_dir():
-        from fairmedfm_monai.data.demo import ensure_demo
+        from fairmedfm_monai.data.demo.build import ensure_demo
 
         return Path(ensure_demo(str(dataset_dir)))
     if root.is_dir() and (root / CARD_FILE).is_file() and any((root / name).is_file() for name in MANIFEST_FILES):
@@ -251,8 +283,8 @@ def canonical_table(raw: pd.DataFrame, card: Card, *, require_labels: bool = Tru
     return pd.DataFrame(columns)
 
 
-def _strata(table: pd.DataFrame) -> list[str]:
-    return [name for name in table if name == "label" or name.startswith("label_")]
+def _label_names(table: pd.DataFrame) -> list[str]:
+    return [name for name in map(str, table) if name == "label" or name.startswith("label_")]
 
 
 def _fingerprint(root: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -60,7 +61,7 @@ class _Batches:
             yield self.indices[start : start + self.batch_size]
 
     def __len__(self) -> int:
-        return -(-len(self.indices) // self.batch_size)
+        return math.ceil(len(self.indices) / self.batch_size)
 
 
 def _as_list(batch: list[Any]) -> list[Any]:
@@ -128,9 +129,6 @@ class FeatureDataset(Dataset):
         if torch.utils.data.get_worker_info() is not None:
             msg = "FeatureDataset.encode() must be called in the main process, before any DataLoader iterates"
             raise RuntimeError(msg)
-        if self.encoder is None:
-            msg = "this FeatureDataset was sent to another process and has no encoder; encode it where it was made"
-            raise RuntimeError(msg)
         keys = ContentKeys(self.cache_dir / "files.sqlite").of([str(case["image"]) for case in self.data])
         first = {key: index for index, key in reversed(list(enumerate(keys))) if key is not None}
         unique = list(dict.fromkeys(key for key in keys if key is not None))
@@ -143,18 +141,24 @@ class FeatureDataset(Dataset):
             view = store.view(unique) or (store.build_view(unique) if unique else None)
         self._finish(keys, unique, reasons, view)
 
+    def _usable_encoder(self) -> torch.nn.Module:
+        if self.encoder is None:
+            msg = "this FeatureDataset was sent to another process and has no encoder; encode it where it was made"
+            raise RuntimeError(msg)
+        return self.encoder
+
     def _store(self) -> FeatureStore:
-        assert self.encoder is not None
         description = {
             "format": FORMAT,
-            "encoder": encoder_key(self.encoder),
+            "encoder": encoder_key(self._usable_encoder()),
             "transform": describe_object(self.image_transform),
             "versions": {"fairmedfm_monai": fairmedfm_monai.__version__, "monai": monai.__version__},
         }
         text = json.dumps(description, sort_keys=True)
         store = FeatureStore(self.cache_dir / joint_key([text]), self.feature)
         store.clear_scratch(older_than=time.time() - _DAY)
-        (store.folder / "description.json").write_text(json.dumps(description, indent=1, sort_keys=True))
+        if not (store.folder / "description.json").exists():  # for people only
+            (store.folder / "description.json").write_text(json.dumps(description, indent=1, sort_keys=True))
         return store
 
     def _fill(self, store: FeatureStore, keys: Sequence[str], paths: Sequence[str]) -> dict[str, str]:
@@ -163,7 +167,7 @@ class FeatureDataset(Dataset):
         batches = _Batches(self.batch_size)
         loader = DataLoader(
             _Images(paths, self.image_transform),
-            batch_sampler=batches,  # type: ignore[arg-type]  # torch types only its own sampler classes
+            batch_sampler=batches,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             collate_fn=_as_list,
@@ -212,8 +216,7 @@ class FeatureDataset(Dataset):
 
     @torch.no_grad()
     def _encode(self, images: torch.Tensor) -> dict[str, np.ndarray]:
-        encoder = self.encoder
-        assert encoder is not None
+        encoder = self._usable_encoder()
         training = encoder.training
         encoder.to(self.device).eval()
         try:
@@ -232,12 +235,10 @@ class FeatureDataset(Dataset):
         row_of = {key: row for row, key in enumerate(unique)}
         self._rows = np.array([row_of.get(key, -1) if key else -1 for key in keys], dtype=np.int64)
         self.failed = {}
-        for index in np.flatnonzero(self._rows < 0):
-            key = keys[index]
-            reason = reasons.get(key, "could not be encoded") if key else "the file cannot be read"
-            self.failed[case_name(self.data[index])] = reason
-        for name, reason in self.failed.items():
-            _LOGGER.warning("case left out: %s: %s", name, reason)
+        for index in np.flatnonzero(self._rows < 0).tolist():
+            key, name = keys[index], case_name(self.data[index])
+            self.failed[name] = reasons.get(key, "could not be encoded") if key else "the file cannot be read"
+            _LOGGER.warning("case left out: %s: %s", name, self.failed[name])
         self._view, self._array = view, None
         if self.data and view is None:
             name, reason = next(iter(self.failed.items()))

@@ -7,7 +7,9 @@ Frames used everywhere: array axes are x, y (, z) as in NIfTI, so a picture of W
 
 from __future__ import annotations
 
+import contextlib
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import numpy as np
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 NIFTI = (".nii", ".nii.gz")
+_PHOTOMETRIC = "0028|0004"  # DICOM tag of the photometric interpretation
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -56,7 +59,7 @@ def series_files(folder: Path) -> list[str]:
     series = SimpleITK.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
     if len(series) != 1:
         found = f"{len(series)} DICOM series" if series else "no DICOM series"
-        msg = f"{folder}: expected one DICOM series in the folder, but found {found}; give each series its own folder"
+        msg = f"expected one DICOM series in the folder, but found {found}; give each series its own folder"
         raise ValueError(msg)
     return list(SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]))
 
@@ -99,7 +102,8 @@ def _itk_header(path: Path, kind: str) -> Header:
     files = series_files(path) if kind == "series" else [str(path)]
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(files[0])
-    reader.ReadImageInformation()
+    with _plain_errors():
+        reader.ReadImageInformation()
     size = list(reader.GetSize())
     if kind == "series" and len(files) > 1:
         return Header((size[0], size[1], len(files)), reader.GetNumberOfComponents(), None)
@@ -124,10 +128,63 @@ def check_whole(path: str | Path) -> None:
             picture.draft("L", (1, 1))  # JPEG: reads the whole file, decodes an eighth of it
             picture.load()
     else:
-        import SimpleITK
+        read_itk(path)
 
-        SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
-        SimpleITK.ReadImage(series_files(path) if kind == "series" else str(path))
+
+def mask_values(path: str | Path) -> set[float]:
+    """The distinct values of a mask; empty where it cannot be decoded (`check_whole` tells why)."""
+    path = Path(path)
+    try:
+        if kind_of(path) == "nifti":
+            import nibabel
+
+            image: Any = nibabel.load(path)
+            array = np.asanyarray(image.dataobj)
+        elif kind_of(path) == "picture":
+            from PIL import Image
+
+            with Image.open(path) as picture:
+                array = np.asarray(picture)
+        else:
+            array = read_itk(path)[0]
+    except Exception:  # libraries raise anything on a damaged file
+        return set()
+    return {float(value) for value in np.unique(array)}
+
+
+def read_itk(path: Path) -> tuple[np.ndarray, Any, str]:
+    """Decode a file or a folder of one DICOM series with SimpleITK.
+
+    Returns:
+        Array with the axes z, y, x (, channel), DICOM rescale slope applied; the image; its photometric
+        interpretation (``""`` for a series and outside DICOM).
+
+    Raises:
+        ValueError: not readable, with SimpleITK's reason.
+    """
+    import SimpleITK
+
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+    with _plain_errors():
+        if path.is_dir():
+            image = SimpleITK.ReadImage(series_files(path))
+            return SimpleITK.GetArrayFromImage(image), image, ""
+        reader = SimpleITK.ImageFileReader()
+        reader.SetFileName(str(path))
+        image = reader.Execute()
+    photometric = reader.GetMetaData(_PHOTOMETRIC) if reader.HasMetaDataKey(_PHOTOMETRIC) else ""
+    return SimpleITK.GetArrayFromImage(image), image, photometric.strip()
+
+
+@contextlib.contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Turn SimpleITK's report of many lines into its last one, which holds the reason."""
+    try:
+        yield
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = lines[-1].removeprefix("sitk::ERROR: ") if lines else "unknown error"
+        raise ValueError(reason) from None  # the report itself names files of SimpleITK's build machine
 
 
 def _check_nifti_size(path: Path) -> None:

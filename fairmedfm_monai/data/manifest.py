@@ -131,21 +131,22 @@ def label_codes(card: Card) -> dict[str, int]:
 
 
 def check_manifest(
-    table: pd.DataFrame, card: Card, *, require_labels: bool = True, strict: bool = False
+    table: pd.DataFrame, card: Card | None, *, require_labels: bool = True, strict: bool = False
 ) -> list[Problem]:
     """Every problem of the table itself; files are looked at by `fairmedfm_monai.data.checks`.
 
     Args:
         table: as `read_manifest` gives it, one row per case.
-        card: the dataset card.
+        card: the dataset card; None checks only what needs none.
         require_labels: False where only predictions are wanted: missing labels or masks are then fine.
         strict: whether an attribute value that the card does not name is an error (preparers) or a warning (users).
     """
-    problems = _check_columns(table, card, require_labels=require_labels)
-    if not len(table):
-        problems.append(Problem("empty", "the manifest has no row"))
+    problems = [] if len(table) else [Problem("empty", "the manifest has no row")]
     problems += _check_ids(table)
     problems += _check_splits(table)
+    if card is None:
+        return problems
+    problems += _check_columns(table, card, require_labels=require_labels)
     for column in label_columns(card):
         if column in table:
             problems += _check_truth(table[column], card, require_labels=require_labels)

@@ -13,11 +13,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fairmedfm_monai.fairness.registry import FIXED_SPECIFICITY, METRICS
+from fairmedfm_monai.fairness.bootstrap import Weights
+from fairmedfm_monai.fairness.registry import FIXED_SPECIFICITY, METRICS, Interval
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
+Sums = NDArray[np.float64] | NDArray[np.uint32]
 
 N_BINS = 10
 _RANKED = {"auc", "auprc", "sensitivity_at_specificity_90"}
@@ -113,6 +115,9 @@ class BinaryCases:
         # Ties: number of negatives strictly below, and below or equal; positives strictly below.
         self.below = np.searchsorted(negative, positive, side="left")
         self.up_to = np.searchsorted(negative, positive, side="right")
+        self.tied = not np.array_equal(self.below, self.up_to)
+        self.negative_cut = _cut(self.decision[:n_negative])
+        self.positive_cut = _cut(self.decision[n_negative:])
         self.first = np.searchsorted(positive, positive, side="left")
         self._summands = self._additive() if _SUMMED & set(self.metrics) and self.probability else None
 
@@ -130,37 +135,36 @@ class BinaryCases:
             values[self.metrics.index("ece_fairmedfm")] = ece_fairmedfm(self.y, self.score)
         return values
 
-    def evaluate(self, weights: FloatArray) -> FloatArray:
+    def evaluate(self, weights: Weights) -> FloatArray:
         """Metrics (C, M) of C weightings.
 
         Args:
             weights: (C, m) non-negative weights of the cases in the order of ``rows``.
         """
         negative, positive = weights[:, : self.n_negative], weights[:, self.n_negative :]
-        n, p = negative.sum(axis=1), positive.sum(axis=1)
-        fp = negative @ self.decision[: self.n_negative].astype(np.float64)
-        tp = positive @ self.decision[self.n_negative :].astype(np.float64)
+        # Everything that depends on order or threshold is read from these two running sums.
+        negatives_from, positives_from = _suffix(negative), _suffix(positive)
+        n, p = negatives_from[:, 0].astype(np.float64), positives_from[:, 0].astype(np.float64)
+        fp = _called(negative, negatives_from, self.decision[: self.n_negative], self.negative_cut)
+        tp = _called(positive, positives_from, self.decision[self.n_negative :], self.positive_cut)
         counts = (tp, fp, p - tp, n - fp)
         found = {name: RATES[name](*counts) for name in self.metrics if name in RATES}
         if _RANKED & set(self.metrics):
-            found |= self._ranked(negative, positive, n, p)
+            found |= self._ranked(positive.astype(np.float64, copy=False), negatives_from, positives_from)
         if self._summands is not None:
-            found |= _summed(weights @ self._summands, n + p)
+            found |= _summed(weights.astype(np.float64, copy=False) @ self._summands, n + p)
         undefined = np.full(n.shape, np.nan)
         return np.column_stack([found.get(name, undefined) for name in self.metrics])
 
-    def _ranked(
-        self, negative: FloatArray, positive: FloatArray, n: FloatArray, p: FloatArray
-    ) -> dict[str, FloatArray]:
-        ahead = _prefix(negative)
-        below = ahead[:, self.below]
+    def _ranked(self, positive: FloatArray, negatives_from: Sums, positives_from: Sums) -> dict[str, FloatArray]:
+        n, p = negatives_from[:, 0].astype(np.float64), positives_from[:, 0].astype(np.float64)
+        fp_at = negatives_from[:, self.below].astype(np.float64)
         found = {}
         if "auc" in self.metrics:
-            credit = np.einsum("cp,cp->c", positive, below) + np.einsum("cp,cp->c", positive, ahead[:, self.up_to])
-            found["auc"] = ratio(credit, 2 * n * p)
+            above = fp_at + negatives_from[:, self.up_to] if self.tied else 2 * fp_at
+            found["auc"] = 1 - ratio(np.einsum("cp,cp->c", positive, above), 2 * n * p)
         if {"auprc", "sensitivity_at_specificity_90"} & set(self.metrics):
-            fp_at = n[:, None] - below
-            tp_at = p[:, None] - _prefix(positive)[:, self.first]
+            tp_at = positives_from[:, self.first].astype(np.float64)
             precision = np.divide(tp_at, tp_at + fp_at, out=np.zeros_like(tp_at), where=tp_at > 0)
             both = np.where(n > 0, p, 0.0)
             found["auprc"] = ratio(np.einsum("cp,cp->c", positive, precision), both)
@@ -208,7 +212,7 @@ class BinaryCases:
             return [_PARTS[name](self.y, self.decision)[1] > 0]
         return [np.ones(self.rows.size, dtype=bool)]
 
-    def interval(self, name: str) -> str:
+    def interval(self, name: str) -> Interval:
         """Kind of interval of a metric."""
         return METRICS[name].interval
 
@@ -229,11 +233,25 @@ class BinaryCases:
         }.get(name, "undefined")
 
 
-def _prefix(weights: FloatArray) -> FloatArray:
-    """(C, m + 1) cumulative sums with a leading 0."""
-    total = np.zeros((weights.shape[0], weights.shape[1] + 1))
-    np.cumsum(weights, axis=1, out=total[:, 1:])
-    return total
+def _suffix(weights: Weights) -> Sums:
+    """(C, m + 1) sums of the weights from each position on, ending in 0; exactly 0 where nothing is left."""
+    whole = weights.dtype.kind == "u"
+    total = np.zeros((weights.shape[0], weights.shape[1] + 1), dtype=np.uint32 if whole else np.float64)
+    np.cumsum(weights[:, ::-1], axis=1, out=total[:, 1:])
+    return total[:, ::-1]
+
+
+def _cut(decision: BoolArray) -> int | None:
+    """Position from which on all sorted cases are called positive, None when decisions do not follow the score."""
+    first = decision.size - int(np.count_nonzero(decision))
+    return first if decision[first:].all() else None
+
+
+def _called(weights: Weights, running: Sums, decision: BoolArray, cut: int | None) -> FloatArray:
+    """(C,) weight of the cases called positive."""
+    if cut is not None:
+        return running[:, cut].astype(np.float64)
+    return weights.astype(np.float64, copy=False) @ decision.astype(np.float64)
 
 
 def _summed(sums: FloatArray, n: FloatArray) -> dict[str, FloatArray]:
@@ -245,7 +263,7 @@ def _summed(sums: FloatArray, n: FloatArray) -> dict[str, FloatArray]:
 
 
 def _f1_parts(y: BoolArray, d: BoolArray) -> tuple[FloatArray, FloatArray]:
-    return 2.0 * (y & d), y.astype(np.float64) + d
+    return 2.0 * (y & d).astype(np.float64), y.astype(np.float64) + d.astype(np.float64)
 
 
 _PARTS: dict[str, Callable[[BoolArray, BoolArray], tuple[FloatArray, FloatArray]]] = {

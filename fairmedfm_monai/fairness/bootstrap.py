@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+Weights = NDArray[np.float64] | NDArray[np.uint8]
 
-EXACT_LIMIT = 20_000
-"""Above so many patients in a group, Poisson weights take the place of exact multinomial draws."""
+EXACT_LIMIT = 100
+"""From so many patients in a stratum on, Poisson weights take the place of exact multinomial draws."""
 CHUNK = 1 << 18
 """Weights held at a time (replicates x cases): bounds memory and stays in the processor's cache."""
 SCHEME = (
-    "patients drawn with replacement within group x outcome (any positive case); drawn strata are rescaled by "
-    f"Gamma(size)/size so that prevalence varies too; Poisson(1) weights above {EXACT_LIMIT} patients in a group"
+    f"patients drawn within group x outcome (any positive case): below {EXACT_LIMIT} patients with replacement, the "
+    f"stratum rescaled by Gamma(size)/size so that prevalence varies too; from {EXACT_LIMIT} on by Poisson(1) weights"
 )
 
 
@@ -44,22 +45,39 @@ def chunks(replicates: int, size: int) -> Iterator[int]:
         yield min(step, replicates - start)
 
 
-def draw_weights(strata: IntArray, count: int, rng: np.random.Generator) -> FloatArray:
-    """Weights of patients in ``count`` replicates, shape (count, K).
+class PatientWeights:
+    """Weights of the patients of one group, in as many replicates as asked for.
+
+    Small strata are drawn with replacement, so that no replicate is without positives; many patients are cheaper, and
+    equally good, with independent Poisson(1) weights (Chamandy et al. 2012).
 
     Args:
-        strata: (K,) stratum 0, 1, ... of each patient of one group.
-        count: number of replicates.
+        strata: (K,) stratum of each patient: 0 or 1.
         rng: source of randomness.
     """
-    k = strata.size
-    if k > EXACT_LIMIT:
-        return poisson_table()[rng.integers(0, 65536, (count, k), dtype=np.uint16)].astype(np.float64)
-    weights = np.empty((count, k))
-    for stratum in np.unique(strata):
-        members = np.flatnonzero(strata == stratum)
-        size = members.size
-        drawn = rng.integers(0, size, (count, size)) + size * np.arange(count)[:, None]
-        times = np.bincount(drawn.ravel(), minlength=count * size).reshape(count, size)
-        weights[:, members] = times * (rng.standard_gamma(size, (count, 1)) / size)
-    return weights
+
+    def __init__(self, strata: IntArray, rng: np.random.Generator) -> None:
+        self.size = strata.size
+        self.rng = rng
+        found = [np.flatnonzero(strata == stratum) for stratum in (0, 1)]
+        self.members = [member for member in found if member.size]
+
+    def draw(self, count: int) -> Weights:
+        """Weights (count, K); whole numbers where all strata are large."""
+        if all(member.size >= EXACT_LIMIT for member in self.members):
+            return _poisson(count, self.size, self.rng)
+        weights = np.empty((count, self.size))
+        for member in self.members:
+            draw = _poisson if member.size >= EXACT_LIMIT else _multinomial
+            weights[:, member] = draw(count, member.size, self.rng)
+        return weights
+
+
+def _poisson(count: int, size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    return poisson_table()[rng.integers(0, 65536, (count, size), dtype=np.uint16)]
+
+
+def _multinomial(count: int, size: int, rng: np.random.Generator) -> FloatArray:
+    drawn = rng.integers(0, size, (count, size)) + size * np.arange(count)[:, None]
+    times = np.bincount(drawn.ravel(), minlength=count * size).reshape(count, size)
+    return times * (rng.standard_gamma(size, (count, 1)) / size)

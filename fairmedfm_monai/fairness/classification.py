@@ -41,6 +41,7 @@ def evaluate_classification(
     failed: pd.DataFrame | None = None,
     metrics: Sequence[str] | None = None,
     n_permutations: int | None = None,
+    percentile: bool = False,
 ) -> FairnessReport:
     """Measure a classifier on everyone, on every group and between groups.
 
@@ -61,12 +62,14 @@ def evaluate_classification(
         split: name of the split in the tables.
         operating_point: decision threshold, or one per class for multi-label; None = 0.5, noted as not calibrated.
         intersections: attributes to cross, e.g. ``[["sex", "age"]]``.
-        n_bootstrap: replicates; 0 = analytic intervals only, no permutation (fast enough for every epoch).
+        n_bootstrap: replicates; 0 = analytic intervals only, no permutation, no curves (fast enough for every epoch).
         seed: seed of resampling; results depend on it and on the data, not on names or orders.
         failed: cases without a prediction: attribute columns as in ``attributes``, ``patient_id``.
         metrics: subset of ``CLASSIFICATION_METRICS``; default all.
         n_permutations: shuffles for null bands and p-values; default ``n_bootstrap`` or more, where many tests are
             adjusted.
+        percentile: percentile bootstrap intervals for every metric, to compare with other tools; the default intervals
+            cover better in small groups.
 
     Raises:
         ValueError: on shapes that do not fit, labels outside the classes, undeclared groups or unknown metrics.
@@ -85,7 +88,7 @@ def evaluate_classification(
     )
     tests = len(data.groupings) * (1 if data.kind == "binary" else len(data.classes) + 1)
     permutations = permutations_for(n_bootstrap, tests) if n_permutations is None else n_permutations
-    sample = data.sample(split, n_bootstrap, permutations, seed)
+    sample = data.sample(split, n_bootstrap=n_bootstrap, n_permutations=permutations, seed=seed, percentile=percentile)
     points = _operating_points(data, operating_point, sample)
     tables, curves = Tables(), {}
     problems: list[BinaryProblem] = []
@@ -94,7 +97,8 @@ def evaluate_classification(
         problems.append(problem)
         part = replace(sample, failed=sample.failed | missing)
         tables.add(problem, part, problem.y, label=label)
-        curves[label] = group_curves(problem, part)
+        if n_bootstrap:
+            curves[label] = group_curves(problem, part)
     if data.kind != "binary":
         _add_macro(tables, sample, data, problems)
     settings = resampling_settings(sample) | {

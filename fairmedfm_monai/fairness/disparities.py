@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from fairmedfm_monai.fairness.estimate import Spread
+from fairmedfm_monai.fairness.intervals import LEVEL, quantile
 from fairmedfm_monai.fairness.registry import Metric
 from fairmedfm_monai.fairness.tests import permutation_p_value
 
@@ -16,11 +18,11 @@ FloatArray = NDArray[np.float64]
 
 POWER = 0.80
 NULL_BAND = (0.05, 0.95)
-N_DRAWS = 2000
-"""Joint Student draws behind simultaneous intervals; their seed is fixed, so that an interval is reproducible."""
 NAMED = {"equal_opportunity": "sensitivity", "demographic_parity": "selection_rate", "predictive_parity": "ppv"}
 """Criteria that are the gap of one rate (Hardt et al. 2016; Dwork et al. 2012; Chouldechova 2017)."""
 ODDS_METRIC = "sensitivity_specificity"
+ODDS_STATISTICS = ("equalized_odds_difference", "equalized_odds_mean_difference", "equalized_odds_score")
+EQUITY_SCALED = ("es_sum", "es_std", "es_std_sample")
 
 
 def spread(values: FloatArray) -> FloatArray:
@@ -40,20 +42,18 @@ def skewness(values: FloatArray) -> FloatArray:
     return np.divide(1 - np.min(values, axis=-1), rest, out=np.full(np.shape(rest), np.nan), where=rest > 0)
 
 
-def equity_scaled(values: FloatArray, overall: FloatArray, variant: str) -> FloatArray:
-    """Overall value scaled down by the differences between groups.
+def equity_penalty(values: FloatArray, overall: FloatArray, variant: str) -> FloatArray:
+    """What the overall value is divided by, minus 1.
 
     Args:
         values: (..., G) group values.
         overall: (...) value over everyone.
-        variant: ``es_sum`` divides by 1 + sum of |group - overall| (FairSeg code, Tian et al. 2024), ``es_std`` by 1 +
-            population standard deviation (FairMedFM), ``es_std_sample`` by 1 + sample standard deviation (FairSeg v1).
+        variant: ``es_sum``: sum of |group - overall| (FairSeg code, Tian et al. 2024); ``es_std``: population standard
+            deviation of the groups (FairMedFM); ``es_std_sample``: sample standard deviation (FairSeg, first version).
     """
     if variant == "es_sum":
-        penalty = np.abs(values - np.asarray(overall)[..., None]).sum(axis=-1)
-    else:
-        penalty = np.std(values, axis=-1, ddof=0 if variant == "es_std" else 1)
-    return overall / (1 + penalty)
+        return np.abs(values - np.asarray(overall)[..., None]).sum(axis=-1)
+    return np.std(values, axis=-1, ddof=0 if variant == "es_std" else 1)
 
 
 def statistic(name: str, values: FloatArray, overall: FloatArray, metric: Metric) -> FloatArray:
@@ -62,13 +62,9 @@ def statistic(name: str, values: FloatArray, overall: FloatArray, metric: Metric
         return spread(values)
     if name == "worst":
         return np.min(values, axis=-1) if metric.higher_is_better else np.max(values, axis=-1)
-    if name == "ratio":
-        return least_ratio(values)
-    if name == "sd":
-        return np.std(values, axis=-1)
-    if name == "skewness":
-        return skewness(values)
-    return equity_scaled(values, overall, name)
+    if name in EQUITY_SCALED:
+        return overall / (1 + equity_penalty(values, overall, name))
+    return {"ratio": least_ratio, "skewness": skewness}.get(name, lambda v: np.std(v, axis=-1))(values)
 
 
 def statistics_of(metric: Metric) -> list[str]:
@@ -78,7 +74,7 @@ def statistics_of(metric: Metric) -> list[str]:
         names.append("worst")
     names += ["ratio", "sd"]
     if metric.scaled:
-        names += ["skewness", "es_sum", "es_std", "es_std_sample"]
+        names += ["skewness", *EQUITY_SCALED]
     return names + [name for name, of in NAMED.items() if of == metric.name]
 
 
@@ -86,7 +82,7 @@ def larger_is_worse(name: str, metric: Metric | None) -> bool:
     """Whether large values of a statistic speak against fairness."""
     if name == "worst":
         return metric is not None and metric.higher_is_better is False
-    return name not in {"ratio", "es_sum", "es_std", "es_std_sample", "equalized_odds_score"}
+    return name not in {"ratio", *EQUITY_SCALED, "equalized_odds_score"}
 
 
 @dataclass
@@ -102,48 +98,123 @@ class Disparity:
     p_value: float = float("nan")
     reason: str = ""
 
+    def compare(self, null: FloatArray, *, larger_is_worse: bool) -> None:
+        """Fill null band and p-value from the statistic under shuffled groups (R,)."""
+        null = null[np.isfinite(null)]
+        if null.size:
+            self.null_low, self.null_high = (float(q) for q in np.quantile(null, NULL_BAND))
+            self.p_value = permutation_p_value(self.value, null, larger_is_worse=larger_is_worse)
 
-@dataclass
-class Simultaneous:
-    """Joint 95 % bounds of all pairwise differences and of all groups (max-T over Student draws).
+
+@dataclass(frozen=True)
+class Region:
+    """Joint confidence region of the group values of one metric.
+
+    The interval of a disparity is the range that it takes over this region, so it covers at least at the nominal level
+    for any number of groups and never excludes "no difference" just because a maximum is taken over noise.
 
     Attributes:
-        error: (G,) standard errors.
-        pair: critical value for all pairs at once.
-        each: critical value for all groups at once.
+        values: (G,) estimates.
+        low, high: (G,) ends for all groups at once (Sidak's level over groups, which are independent).
+        pair_low, pair_high: (G,) ends at Sidak's level over all pairs, for differences.
+        level: joint level.
     """
 
-    error: FloatArray
-    pair: float
-    each: float
+    values: FloatArray
+    low: FloatArray
+    high: FloatArray
+    pair_low: FloatArray
+    pair_high: FloatArray
+    level: float
 
     @classmethod
-    def of(cls, error: FloatArray, df: FloatArray, *, level: float = 0.95) -> Simultaneous:
-        """Simulate the largest studentised difference of independent groups with unequal variances."""
-        rng = np.random.default_rng(0)
-        size = (N_DRAWS, error.size)
-        draws = rng.standard_normal(size) / np.sqrt(rng.chisquare(np.where(np.isfinite(df), df, 1e6), size) / df)
-        left, right = np.triu_indices(error.size, 1)
-        scale = np.hypot(error[left], error[right])
-        scaled = draws * error
-        pairs = np.abs(scaled[:, left] - scaled[:, right]) / np.where(scale > 0, scale, 1.0)
-        return cls(
-            error,
-            float(np.quantile(pairs.max(axis=1), level)),
-            float(np.quantile(np.abs(draws).max(axis=1), level)),
-        )
+    def of(cls, spreads: Sequence[Spread], *, level: float = LEVEL) -> Region:
+        """Region of independent groups."""
+        g = len(spreads)
+        low, high = np.array([s.ends(level ** (1 / g)) for s in spreads]).T
+        pair_low, pair_high = np.array([s.ends(level ** (2 / (g * (g - 1)))) for s in spreads]).T
+        return cls(np.array([s.value for s in spreads]), low, high, pair_low, pair_high, level)
 
-    def gap(self, values: FloatArray) -> tuple[float, float]:
-        """Bounds of max - min: the least and the most that the joint region of all differences allows."""
-        left, right = np.triu_indices(values.size, 1)
-        difference = np.abs(values[left] - values[right])
-        margin = self.pair * np.hypot(self.error[left], self.error[right])
-        return max(0.0, float((difference - margin).max())), float((difference + margin).max())
+    def gap(self) -> tuple[float, float]:
+        """Bounds of max - min from all pairwise differences, each by MOVER (Zou & Donner, Stat Med 2008, eq. 5)."""
+        left, right = np.triu_indices(self.values.size, 1)
+        swap = self.values[left] < self.values[right]
+        left, right = np.where(swap, right, left), np.where(swap, left, right)
+        difference = self.values[left] - self.values[right]
+        down, up = self.values - self.pair_low, self.pair_high - self.values
+        below, above = np.hypot(down[left], up[right]), np.hypot(up[left], down[right])
+        least = max(0.0, float((difference - below).max()))
+        return least, float(np.maximum(difference + above, below - difference).max())
 
-    def detectable(self, values: FloatArray) -> float:
-        """Smallest true difference between the two extreme groups that is found with 80 % power."""
-        pair = np.hypot(self.error[np.argmax(values)], self.error[np.argmin(values)])
-        return float((self.pair + ndtri(POWER)) * pair)
+    def detectable(self) -> float:
+        """Smallest true difference of the two extreme groups that is found with 80 % power: (q + z_80) standard errors.
+
+        With two groups this is the usual 2.8 standard errors; with more, q is the quantile for all pairs.
+        """
+        g = self.values.size
+        half = (self.pair_high - self.pair_low) / 2
+        margin = float(np.hypot(half[np.argmax(self.values)], half[np.argmin(self.values)]))
+        q = quantile(np.inf, self.level ** (2 / (g * (g - 1))))
+        # Groups without any variation say nothing about what could have been found.
+        return margin * (q + float(ndtri(POWER))) / q if margin > 0 else float("nan")
+
+    def worst(self, metric: Metric) -> tuple[float, float]:
+        """Bounds of the worst group value."""
+        if metric.higher_is_better:
+            return float(self.low.min()), float(self.high.min())
+        return float(self.low.max()), float(self.high.max())
+
+    def extremes(self) -> tuple[float, float, float, float]:
+        """Least and largest minimum, least and largest maximum, for the two that are most and least apart."""
+        if self.low.max() <= self.high.min():
+            # All intervals overlap: the groups may be equal.
+            middle = float(np.clip(np.median(self.values), self.low.max(), self.high.min()))
+            return float(self.low.min()), middle, middle, float(self.high.max())
+        return float(self.low.min()), float(self.high.min()), float(self.low.max()), float(self.high.max())
+
+    def sd(self) -> tuple[float, float]:
+        """Least and largest population standard deviation within the box."""
+        if self.low.max() <= self.high.min():
+            least = 0.0
+        else:
+            # The least spread clips a common centre into every interval.
+            centres = np.linspace(self.high.min(), self.low.max(), 201)[:, None]
+            least = float(np.std(np.clip(centres, self.low, self.high), axis=1).min())
+        # The largest puts the groups above a split at their upper ends, the others at their lower ends.
+        order = np.argsort(self.low + self.high)
+        splits = np.arange(self.values.size)[None, :] >= np.arange(self.values.size + 1)[:, None]
+        ends = np.where(splits, self.high[order], self.low[order])
+        return least, float(np.std(ends, axis=1).max())
+
+    def equity_penalty(self, variant: str, overall: float) -> tuple[float, float]:
+        """Least and largest penalty of equity scaling, the overall value held."""
+        if variant == "es_sum":
+            distance = np.abs(self.values - overall)
+            nearest = np.maximum(0.0, np.maximum(self.low - overall, overall - self.high))
+            farthest = np.maximum(np.abs(self.low - overall), np.abs(self.high - overall))
+            return float(np.minimum(nearest, distance).sum()), float(np.maximum(farthest, distance).sum())
+        g = self.values.size
+        factor = 1.0 if variant == "es_std" else np.sqrt(g / (g - 1))
+        least, most = self.sd()
+        return least * factor, most * factor
+
+    def ends(self, name: str, metric: Metric, overall: float, overall_ends: tuple[float, float]) -> tuple[float, float]:
+        """Bounds of any statistic."""
+        if name in {"gap", *NAMED}:
+            least, most = self.gap()
+            return least, min(most, metric.upper)
+        if name == "worst":
+            return self.worst(metric)
+        if name == "sd":
+            return self.sd()
+        if name in EQUITY_SCALED:
+            least, most = self.equity_penalty(name, overall)
+            return overall_ends[0] / (1 + most), overall_ends[1] / (1 + least)
+        far_low, near_low, near_high, far_high = self.extremes()
+        if name == "ratio":
+            return far_low / far_high, near_low / near_high if near_high > 0 else 1.0
+        nearest = (1 - near_low) / (1 - near_high) if near_high < 1 else 1.0
+        return nearest, (1 - far_low) / (1 - far_high) if far_high < 1 else float("inf")
 
 
 def describe(
@@ -152,9 +223,8 @@ def describe(
     *,
     values: FloatArray,
     overall: float,
-    bounds: Simultaneous | None,
-    draws: FloatArray,
-    draws_overall: FloatArray,
+    overall_ends: tuple[float, float],
+    region: Region | None,
     null: FloatArray,
 ) -> Disparity:
     """One statistic with everything that belongs beside it.
@@ -164,48 +234,21 @@ def describe(
         metric: metric of the values.
         values: (G,) values of the groups that can be estimated, G >= 2.
         overall: value over everyone.
-        bounds: simultaneous bounds; None when a group has no variance estimate.
-        draws: (B, G) replicates of the group values (bootstrap or Student draws).
-        draws_overall: (B,) the overall value in the same replicates.
-        null: (R, G) group values under shuffled groups.
+        overall_ends: its interval.
+        region: joint region of the group values; None when a group has no interval.
+        null: (R, G) group values under shuffled groups, R may be 0.
     """
-    value = float(statistic(name, values, np.float64(overall), metric))
-    cell = Disparity(value)
-    if not np.isfinite(value):
+    cell = Disparity(float(statistic(name, values, np.float64(overall), metric)))
+    if not np.isfinite(cell.value):
         cell.reason = "the largest group value is 0" if name == "ratio" else "the best group is perfect"
         return cell
-    if null.size:
-        shuffled = statistic(name, null, np.full(len(null), overall), metric)
-        cell.null_low, cell.null_high = (float(q) for q in np.nanquantile(shuffled, NULL_BAND))
-        cell.p_value = permutation_p_value(value, shuffled, larger_is_worse=larger_is_worse(name, metric))
-    if bounds is None:
-        return cell
-    if name in {"gap", *NAMED}:
-        cell.low, cell.high = bounds.gap(values)
-        cell.high = min(cell.high, metric.upper)
-        cell.detectable = bounds.detectable(values)
-    elif name == "worst":
-        cell.low, cell.high = _worst(values, bounds, metric)
-    elif draws.size:
-        cell.low, cell.high = _basic(name, value, statistic(name, draws, draws_overall, metric))
+    shuffled = statistic(name, null, np.full(len(null), overall), metric)
+    cell.compare(shuffled, larger_is_worse=larger_is_worse(name, metric))
+    if region is not None:
+        cell.low, cell.high = region.ends(name, metric, overall, overall_ends)
+        if name in {"gap", *NAMED}:
+            cell.detectable = region.detectable()
     return cell
-
-
-def _worst(values: FloatArray, bounds: Simultaneous, metric: Metric) -> tuple[float, float]:
-    pick: Callable[[FloatArray], float] = np.min if metric.higher_is_better else np.max
-    margin = bounds.each * bounds.error
-    return max(0.0, float(pick(values - margin))), min(metric.upper, float(pick(values + margin)))
-
-
-def _basic(name: str, value: float, draws: FloatArray) -> tuple[float, float]:
-    """Basic bootstrap interval: takes the upward bias of spreads back, where percentiles would double it."""
-    draws = draws[np.isfinite(draws)]
-    if draws.size < 2:
-        return float("nan"), float("nan")
-    low, high = np.quantile(draws, [0.025, 0.975])
-    low, high = 2 * value - high, 2 * value - low
-    floor, ceiling = {"sd": (0.0, np.inf), "ratio": (0.0, 1.0), "skewness": (1.0, np.inf)}.get(name, (0.0, 1.0))
-    return float(np.clip(low, floor, ceiling)), float(np.clip(high, floor, ceiling))
 
 
 def equalized_odds(sensitivity: FloatArray, specificity: FloatArray) -> dict[str, FloatArray]:
@@ -221,38 +264,29 @@ def equalized_odds(sensitivity: FloatArray, specificity: FloatArray) -> dict[str
     """
     positive, negative = spread(sensitivity), spread(specificity)
     mean = (positive + negative) / 2
-    return {
-        "equalized_odds_difference": np.maximum(positive, negative),
-        "equalized_odds_mean_difference": mean,
-        "equalized_odds_score": 1 - mean,
-    }
+    return dict(zip(ODDS_STATISTICS, (np.maximum(positive, negative), mean, 1 - mean), strict=True))
 
 
-ODDS_STATISTICS = ("equalized_odds_difference", "equalized_odds_mean_difference", "equalized_odds_score")
+def describe_odds(
+    values: Sequence[FloatArray], regions: Sequence[Region | None], null: Sequence[FloatArray]
+) -> Mapping[str, Disparity]:
+    """The three equalised-odds statistics.
 
-
-def describe_odds(pair: Sequence[FloatArray], bounds: Sequence[Simultaneous | None], null: Sequence[FloatArray]) -> dict[
-    str, Disparity
-]:
-    """The three equalised-odds statistics; ``pair``, ``bounds``, ``null`` are of sensitivity and specificity.
-
-    The interval combines the two gaps' simultaneous bounds, which are to be made at 97.5 % each (Bonferroni).
+    Args:
+        values: group values (G,) of sensitivity and of specificity.
+        regions: their joint regions, at 97.5 % each so that both hold at 95 % (Bonferroni).
+        null: their values (R, G) under the same shuffles.
     """
-    found = {name: Disparity(float(value)) for name, value in equalized_odds(*pair).items()}
-    if null[0].size:
-        for name, shuffled in equalized_odds(*null).items():
-            cell = found[name]
-            cell.null_low, cell.null_high = (float(q) for q in np.nanquantile(shuffled, NULL_BAND))
-            cell.p_value = permutation_p_value(cell.value, shuffled, larger_is_worse=larger_is_worse(name, None))
-    if bounds[0] is not None and bounds[1] is not None:
-        ends = [bound.gap(values) for bound, values in zip(bounds, pair, strict=True) if bound is not None]
-        low, high = np.array(ends).T
-        found["equalized_odds_difference"].low = float(low.max())
-        found["equalized_odds_difference"].high = min(1.0, float(high.max()))
-        found["equalized_odds_difference"].detectable = max(
-            bound.detectable(values) for bound, values in zip(bounds, pair, strict=True) if bound is not None
-        )
-        mean = found["equalized_odds_mean_difference"]
-        mean.low, mean.high = float(low.mean()), min(1.0, float(high.mean()))
-        found["equalized_odds_score"].low, found["equalized_odds_score"].high = 1 - mean.high, 1 - mean.low
+    found = {name: Disparity(float(value)) for name, value in equalized_odds(*values).items()}
+    for name, shuffled in equalized_odds(*null).items():
+        found[name].compare(shuffled, larger_is_worse=larger_is_worse(name, None))
+    known = [region for region in regions if region is not None]
+    if len(known) == len(regions):
+        low, high = np.array([region.gap() for region in known]).T
+        high = np.minimum(high, 1.0)
+        largest, mean, score = (found[name] for name in ODDS_STATISTICS)
+        largest.low, largest.high = float(low.max()), float(high.max())
+        largest.detectable = float(np.max([region.detectable() for region in known]))
+        mean.low, mean.high = float(low.mean()), float(high.mean())
+        score.low, score.high = 1 - mean.high, 1 - mean.low
     return found

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fairmedfm_monai.fairness import bootstrap, intervals
-from fairmedfm_monai.fairness.registry import METRICS
+from fairmedfm_monai.fairness.registry import Interval
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
+TOO_FEW = "no interval: fewer than 2 patients"
+NAN_ENDS = (float("nan"), float("nan"))
 
 
 class Cases(Protocol):
@@ -25,7 +26,7 @@ class Cases(Protocol):
     def point(self) -> FloatArray:
         """Metrics (M,) with every case counted once."""
 
-    def evaluate(self, weights: FloatArray) -> FloatArray:
+    def evaluate(self, weights: bootstrap.Weights) -> FloatArray:
         """Metrics (C, M) of C weightings (C, m)."""
 
     def influence(self, values: FloatArray) -> dict[str, FloatArray]:
@@ -34,7 +35,7 @@ class Cases(Protocol):
     def parts(self, name: str) -> list[BoolArray]:
         """Cases (m,) that carry the variance of a metric, in independent parts."""
 
-    def interval(self, name: str) -> str:
+    def interval(self, name: str) -> Interval:
         """Kind of interval of a metric; see ``Metric.interval``."""
 
     def reason(self, name: str) -> str:
@@ -44,10 +45,46 @@ class Cases(Protocol):
 class Problem(Protocol):
     """Cases with a truth and a prediction, and the metrics to compute on them."""
 
-    metrics: tuple[str, ...]
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics, in order."""
 
     def prepare(self, rows: IntArray) -> Cases:
         """Sort a subset of the rows."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What is needed to give one estimate an interval at any level.
+
+    Attributes:
+        kind: how the interval is made.
+        value: the estimate.
+        variance, df: clustered variance and its degrees of freedom.
+        n: cases in the denominator.
+        patients: patients in the denominator (the smaller class, where both count).
+        replicates: (B,) finite bootstrap replicates, where there is no variance.
+    """
+
+    kind: Interval
+    value: float
+    variance: float = float("nan")
+    df: float = 1.0
+    n: int = 0
+    patients: int = 0
+    replicates: FloatArray = field(default_factory=lambda: np.empty(0))
+
+    def ends(self, level: float = intervals.LEVEL) -> tuple[float, float]:
+        """Lower and upper end."""
+        if self.kind == "bootstrap":
+            return intervals.percentile_interval(self.replicates, level=level)
+        if self.kind == "rate":
+            z = intervals.quantile(np.inf, level)
+            return intervals.rate_interval(self.value, self.variance, n=self.n, patients=self.patients, z=z)
+        t = intervals.quantile(self.df, level)
+        if self.kind == "logit":
+            return intervals.logit_interval(self.value, self.variance, n=self.patients, t=t)
+        return intervals.log_interval(self.value, self.variance, t=t)
 
 
 @dataclass
@@ -55,26 +92,32 @@ class GroupEstimate:
     """Metrics of one group.
 
     Attributes:
-        values: (M,) point estimates, NaN where undefined.
-        low, high: (M,) ends of the 95 % intervals.
-        variance, df: (M,) clustered variance and its degrees of freedom.
-        reasons: (M,) why a value or its interval is undefined, empty where both are there.
-        replicates: (B, M) bootstrap replicates, or (0, M).
         n: number of cases.
+        values: (M,) point estimates, NaN where undefined.
+        spreads: (M,) source of intervals, None where there is none.
+        reasons: (M,) why a value or its interval is undefined, empty where both are there.
     """
 
-    values: FloatArray
-    low: FloatArray
-    high: FloatArray
-    variance: FloatArray
-    df: FloatArray
-    reasons: list[str]
-    replicates: FloatArray
     n: int
+    values: FloatArray
+    spreads: list[Spread | None]
+    reasons: list[str]
+
+    def ends(self, index: int, level: float = intervals.LEVEL) -> tuple[float, float]:
+        """Interval of a metric at a level; NaN where there is none."""
+        spread = self.spreads[index]
+        return NAN_ENDS if spread is None else spread.ends(level)
 
 
 def estimate_group(
-    problem: Problem, rows: IntArray, *, patients: IntArray, outcome: BoolArray, n_bootstrap: int, seed: int
+    problem: Problem,
+    rows: IntArray,
+    *,
+    patients: IntArray,
+    outcome: BoolArray,
+    n_bootstrap: int,
+    seed: int,
+    percentile: bool = False,
 ) -> GroupEstimate:
     """Estimate all metrics of one group.
 
@@ -85,84 +128,79 @@ def estimate_group(
         outcome: (n,) outcome of every row, for the strata.
         n_bootstrap: replicates; 0 leaves metrics without an analytic variance without an interval.
         seed: seed of the bootstrap.
+        percentile: percentile bootstrap intervals for all metrics instead of analytic ones.
     """
     cases = problem.prepare(rows)
     values = cases.point()
     # Consecutive codes within the group: variances and weights are sums over its own patients only.
     _, local = np.unique(patients[cases.rows], return_inverse=True)
-    replicates = _replicates(cases, local, outcome[cases.rows], n_bootstrap, seed, len(problem.metrics))
-    n_metrics = len(problem.metrics)
-    estimate = GroupEstimate(
-        values, *(np.full(n_metrics, np.nan) for _ in range(4)), [""] * n_metrics, replicates, cases.rows.size
-    )
-    influences = cases.influence(values) if cases.rows.size else {}
+    estimate = GroupEstimate(cases.rows.size, values, [None] * values.size, [""] * values.size)
+    resampled = percentile or any(cases.interval(name) == "bootstrap" for name in problem.metrics)
+    replicates = np.empty((0, values.size))
+    if n_bootstrap and cases.rows.size and resampled:
+        replicates = group_replicates(cases, local, outcome[cases.rows], n_bootstrap=n_bootstrap, seed=seed)
+    influences = cases.influence(values) if cases.rows.size and not percentile else {}
     for index, name in enumerate(problem.metrics):
-        _fill(estimate, index, name, cases, influences.get(name), local)
+        found = _spread(name, values[index], cases, influences.get(name), local, replicates[:, index])
+        if isinstance(found, Spread):
+            estimate.spreads[index] = found
+        else:
+            estimate.reasons[index] = found
     return estimate
 
 
-def _replicates(
-    cases: Cases, local: IntArray, outcome: BoolArray, n_bootstrap: int, seed: int, n_metrics: int
-) -> FloatArray:
-    if n_bootstrap == 0 or cases.rows.size == 0:
-        return np.empty((0, n_metrics))
+def group_replicates(cases: Cases, local: IntArray, outcome: BoolArray, *, n_bootstrap: int, seed: int) -> FloatArray:
+    """Bootstrap replicates (B, M) of the metrics of one group.
+
+    Args:
+        cases: the cases of the group.
+        local: (m,) their patients as codes 0..K-1.
+        outcome: (m,) their outcomes: a patient with any positive case is drawn among such patients.
+        n_bootstrap: number of replicates.
+        seed: seed; the draws depend on it and on the data.
+    """
     k = int(local.max()) + 1
     strata = np.zeros(k, dtype=np.int64)
     np.maximum.at(strata, local, outcome.astype(np.int64))
-    rng = bootstrap.content_seed(seed, local, outcome)
     alone = k == local.size
+    rng = bootstrap.content_seed(seed, local, outcome, cases.point())
+    patients = bootstrap.PatientWeights(strata[local] if alone else strata, rng)
     found = []
     for count in bootstrap.chunks(n_bootstrap, cases.rows.size):
-        weights = bootstrap.draw_weights(strata[local] if alone else strata, count, rng)
+        weights = patients.draw(count)
         found.append(cases.evaluate(weights if alone else weights[:, local]))
     return np.concatenate(found)
 
 
-def _fill(
-    estimate: GroupEstimate, index: int, name: str, cases: Cases, influence: FloatArray | None, local: IntArray
-) -> None:
-    value = float(estimate.values[index])
+def _spread(
+    name: str, value: float, cases: Cases, influence: FloatArray | None, local: IntArray, replicates: FloatArray
+) -> Spread | str:
+    """Source of the interval of a metric, or the reason why there is none."""
     kind = cases.interval(name)
     if not np.isfinite(value):
-        estimate.reasons[index] = cases.reason(name)
-        return
+        return cases.reason(name)
     if kind == "none":
-        estimate.reasons[index] = "no interval: kept for comparison with published numbers only"
-        return
-    k = int(local.max()) + 1
-    if k < 2:
-        estimate.reasons[index] = "no interval: fewer than 2 patients"
-        return
+        return "no interval: kept for comparison with published numbers only"
     if influence is None:
-        _from_replicates(estimate, index, k)
-        return
+        return _resampled(float(value), local, replicates)
     masks = cases.parts(name)
-    parts = [(influence[mask], local[mask]) for mask in masks]
-    variance, df = intervals.clustered_variance(parts, k)
+    variance, df = intervals.clustered_variance([(influence[mask], local[mask]) for mask in masks])
     if not np.isfinite(variance):
-        estimate.reasons[index] = "no interval: fewer than 2 patients"
-        return
-    units = [np.unique(local[mask]).size for mask in masks]
-    estimate.variance[index], estimate.df[index] = variance, df
-    sizes = [int(np.count_nonzero(mask)) for mask in masks]
-    estimate.low[index], estimate.high[index] = _interval(kind, value, variance, df, units, sizes, METRICS[name].upper)
+        return TOO_FEW
+    return Spread(
+        kind,
+        float(value),
+        variance,
+        df,
+        n=min(int(np.count_nonzero(mask)) for mask in masks),
+        patients=min(np.unique(local[mask]).size for mask in masks),
+    )
 
 
-def _interval(
-    kind: str, value: float, variance: float, df: float, units: Sequence[int], sizes: Sequence[int], upper: float
-) -> tuple[float, float]:
-    if kind == "rate":
-        return intervals.rate_interval(value, variance, df, n=sizes[0], patients=units[0])
-    if kind == "logit":
-        return intervals.logit_interval(value, variance, df, n=min(units))
-    return intervals.mean_interval(value, variance, df, upper=upper)
-
-
-def _from_replicates(estimate: GroupEstimate, index: int, k: int) -> None:
-    replicates = estimate.replicates[:, index]
-    replicates = replicates[np.isfinite(replicates)]
-    if replicates.size < 2:
-        estimate.reasons[index] = "no interval: needs the bootstrap (n_bootstrap > 0)"
-        return
-    estimate.low[index], estimate.high[index] = intervals.percentile_interval(replicates)
-    estimate.variance[index], estimate.df[index] = float(np.var(replicates)), float(k - 1)
+def _resampled(value: float, local: IntArray, replicates: FloatArray) -> Spread | str:
+    finite = replicates[np.isfinite(replicates)]
+    if int(local.max()) < 1:
+        return TOO_FEW
+    if finite.size < 2:
+        return "no interval: needs the bootstrap (n_bootstrap > 0)"
+    return Spread("bootstrap", value, replicates=finite)

@@ -50,12 +50,20 @@ class ClassificationInput:
         """(n,) index of the highest score; the first on ties."""
         return np.argmax(np.where(np.isfinite(self.score), self.score, -np.inf), axis=1)
 
-    def sample(self, split: str, n_bootstrap: int, n_permutations: int, seed: int) -> Sample:
+    def sample(self, split: str, *, n_bootstrap: int, n_permutations: int, seed: int, percentile: bool) -> Sample:
         """The groups and patients, for measuring."""
-        failed = ~np.isfinite(self.score).all(axis=1)
+        failed = np.asarray(~np.isfinite(self.score).all(axis=1))
         return Sample(
-            *(self.groupings, self.patients, self.clustered, failed, split),
-            *(n_bootstrap, n_permutations, seed, list(self.notes)),
+            groupings=self.groupings,
+            patients=self.patients,
+            clustered=self.clustered,
+            failed=failed,
+            split=split,
+            n_bootstrap=n_bootstrap,
+            n_permutations=n_permutations,
+            seed=seed,
+            percentile=percentile,
+            notes=list(self.notes),
         )
 
 
@@ -105,15 +113,11 @@ def canonical_order(values: FloatArray, patients: IntArray) -> IntArray:
         patients: (n,) patient codes; cases of equal content are ordered by what else their patients have.
     """
     values = np.where(np.isfinite(values), values, -np.inf)
-    kinds, row_rank = np.unique(values, axis=0, return_inverse=True) if values.shape[1] > 2 else (None, None)
-    if row_rank is None:
-        order = np.lexsort(values.T[::-1])
-        changed = (np.diff(values[order], axis=0) != 0).any(axis=1)
-        row_rank = np.empty(len(values), dtype=np.int64)
-        row_rank[order] = np.concatenate([[0], np.cumsum(changed)]) if len(values) else []
-    del kinds
-    rank = row_rank.reshape(-1).astype(np.float64)
-    k = int(patients.max()) + 1 if patients.size else 0
+    order = np.lexsort(values.T[::-1])
+    changed = (values[order[1:]] != values[order[:-1]]).any(axis=1)
+    rank = np.empty(len(values))
+    rank[order] = np.concatenate([[0], np.cumsum(changed)])
+    k = int(patients.max()) + 1
     size, total = np.bincount(patients, minlength=k), np.bincount(patients, weights=np.sqrt(rank + 1), minlength=k)
     return np.lexsort([patients, total[patients].round(6), size[patients], rank])
 
@@ -193,7 +197,7 @@ def _with_failed(
     failed: pd.DataFrame | None,
 ) -> tuple[dict[str, NDArray[np.object_]], NDArray[np.object_] | None, FloatArray, FloatArray, list[str]]:
     """Append the failed cases as cases with an undefined score, and count what is left out."""
-    table = {str(name): np.asarray(attributes[name], dtype=object) for name in attributes}
+    table = {str(name): np.asarray(values, dtype=object) for name, values in attributes.items()}
     patients = None if patient_id is None else np.asarray(patient_id, dtype=object)
     notes = []
     undefined = int(np.count_nonzero(~np.isfinite(score).all(axis=1)))

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairmedfm_monai.fairness.binary import BinaryCases, BinaryProblem
-from fairmedfm_monai.fairness.registry import METRICS
+from fairmedfm_monai.fairness.bootstrap import Weights
+from fairmedfm_monai.fairness.registry import METRICS, Interval
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -47,7 +48,7 @@ class MacroCases:
         self.cases: list[BinaryCases] = [part.prepare(self.rows) for part in problem.problems]
         self.order = [np.searchsorted(self.rows, part.rows) for part in self.cases]
 
-    def _combine(self, values: list[FloatArray], weights: FloatArray) -> FloatArray:
+    def _combine(self, values: list[FloatArray], weights: Weights) -> FloatArray:
         """Mean over classes of (C, M) values; top-1 accuracy and mean sensitivity for multi-class."""
         mean = np.mean(values, axis=0)
         if self.right is not None:
@@ -63,7 +64,7 @@ class MacroCases:
         return list(zip(self.cases, self.order, strict=True))
 
     @staticmethod
-    def _recall(part: BinaryCases, order: IntArray, weights: FloatArray) -> FloatArray:
+    def _recall(part: BinaryCases, order: IntArray, weights: Weights) -> FloatArray:
         own = weights[:, order[part.n_negative :]]
         total = own.sum(axis=1)
         hits = own @ part.decision[part.n_negative :].astype(np.float64)
@@ -74,7 +75,7 @@ class MacroCases:
         ones = np.ones((1, self.rows.size))
         return self._combine([part.point()[None] for part in self.cases], ones)[0]
 
-    def evaluate(self, weights: FloatArray) -> FloatArray:
+    def evaluate(self, weights: Weights) -> FloatArray:
         """Metrics (C, M) of C weightings (C, m) in the order of ``rows``."""
         return self._combine([part.evaluate(weights[:, order]) for part, order in self._parts()], weights)
 
@@ -103,7 +104,7 @@ class MacroCases:
         """All cases in one part: classes share their cases."""
         return [np.ones(self.rows.size, dtype=bool)]
 
-    def interval(self, name: str) -> str:
+    def interval(self, name: str) -> Interval:
         """A mean of rates is no rate: Student on the logit scale, except for top-1 accuracy."""
         kind = METRICS[name].interval
         return "logit" if kind == "rate" and not (name == "accuracy" and self.right is not None) else kind

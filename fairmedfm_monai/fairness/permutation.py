@@ -71,7 +71,7 @@ def null_values(
             members = shuffled[unit_outcome[shuffled] == value]
             drawn[:, members] = rng.permuted(np.tile(unit_group[members], (count, 1)), axis=1)
         per_case = drawn[:, unit]
-        groups = [cases.evaluate((per_case == group).astype(np.float64)) for group in range(n_groups)]
+        groups = [cases.evaluate((per_case == group).view(np.uint8)) for group in range(n_groups)]
         found.append(np.stack(groups, axis=1))
     return np.concatenate(found)
 

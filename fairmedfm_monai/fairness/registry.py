@@ -12,7 +12,7 @@ FAILURE_DICE = 0.10
 """A case with a non-empty reference and a Dice below this counts as failed."""
 
 
-Interval = Literal["rate", "logit", "mean", "bootstrap", "none"]
+Interval = Literal["rate", "logit", "log", "bootstrap", "none"]
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Metric:
         higher_is_better: None where neither direction is better (selection rate).
         upper: largest possible value; the smallest is always 0.
         interval: how its interval is made: ``rate`` (Wilson on the effective sample size), ``logit`` (Student on the
-            logit scale), ``mean`` (Student), ``bootstrap`` (percentile; no analytic variance), ``none`` (no interval
-            and no null band: kept for comparison with published numbers).
+            logit scale), ``log`` (Student on the log scale), ``bootstrap`` (percentile; no analytic variance), ``none``
+            (no interval and no null band: kept for comparison with published numbers).
         by_class: the variance is the sum of a part from positives and a part from negatives.
     """
 
@@ -53,20 +53,20 @@ _CLASSIFICATION = (
     Metric("npv"),
     Metric("selection_rate", higher_is_better=None),
     Metric("sensitivity_at_specificity_90", interval="bootstrap"),
-    Metric("bce", higher_is_better=False, upper=math.inf, interval="mean"),
-    Metric("brier", higher_is_better=False, interval="mean"),
+    Metric("bce", higher_is_better=False, upper=math.inf, interval="log"),
+    Metric("brier", higher_is_better=False, interval="logit"),
     Metric("ece", higher_is_better=False, interval="bootstrap"),
     Metric("ece_fairmedfm", higher_is_better=False, interval="none"),
 )
 _SEGMENTATION = (
-    Metric("dice", interval="mean"),
-    Metric("iou", interval="mean"),
-    Metric("nsd", interval="mean"),
-    Metric("hd95", higher_is_better=False, upper=math.inf, interval="mean"),
-    Metric("hd95_pooled", higher_is_better=False, upper=math.inf, interval="mean"),
-    Metric("hd", higher_is_better=False, upper=math.inf, interval="mean"),
-    Metric("assd", higher_is_better=False, upper=math.inf, interval="mean"),
-    Metric("filled_box_dice", interval="mean"),
+    Metric("dice", interval="logit"),
+    Metric("iou", interval="logit"),
+    Metric("nsd", interval="logit"),
+    Metric("hd95", higher_is_better=False, upper=math.inf, interval="log"),
+    Metric("hd95_pooled", higher_is_better=False, upper=math.inf, interval="log"),
+    Metric("hd", higher_is_better=False, upper=math.inf, interval="log"),
+    Metric("assd", higher_is_better=False, upper=math.inf, interval="log"),
+    Metric("filled_box_dice", interval="logit"),
     Metric("dice_median", interval="bootstrap"),
     Metric("nsd_median", interval="bootstrap"),
     Metric("hd95_median", higher_is_better=False, upper=math.inf, interval="bootstrap"),

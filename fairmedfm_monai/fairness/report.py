@@ -71,7 +71,7 @@ class FairnessReport:
         return flat
 
     def write(self, output_dir: str | Path) -> list[Path]:
-        """Write ``subgroups.csv`` and ``disparities.csv`` to ``output_dir`` (created when absent); returns the paths."""
+        """Write ``subgroups.csv`` and ``disparities.csv`` to a folder (created when absent); returns the paths."""
         folder = Path(output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         paths = [folder / "subgroups.csv", folder / "disparities.csv"]
@@ -116,7 +116,10 @@ def make_report(
     """Build a report from rows; fixes the columns and adjusts the p-values."""
     subgroups = pd.DataFrame(list(subgroup_rows), columns=list(SUBGROUP_COLUMNS))
     disparities = pd.DataFrame(list(disparity_rows), columns=list(DISPARITY_COLUMNS))
-    report = FairnessReport(subgroups, disparities, list(notes), dict(settings or {}), dict(curves or {}))
+    return _finish(FairnessReport(subgroups, disparities, list(notes), dict(settings or {}), dict(curves or {})))
+
+
+def _finish(report: FairnessReport) -> FairnessReport:
     report.disparities["p_adjusted"] = adjust_p_values(report.disparities, report.settings.get("primary_metric", ""))
     return report
 
@@ -141,6 +144,4 @@ def merge_reports(reports: Iterable[FairnessReport]) -> FairnessReport:
         notes += [note for note in part.notes if note not in notes]
         for kind, by_split in part.curves.items():
             curves.setdefault(kind, {}).update(by_split)
-    return make_report(
-        subgroups.to_dict("records"), disparities.to_dict("records"), notes=notes, settings=settings, curves=curves
-    )
+    return _finish(FairnessReport(subgroups, disparities, notes, settings, curves))

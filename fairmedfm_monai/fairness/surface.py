@@ -41,7 +41,7 @@ def surface_points(mask: BoolArray, spacing: Sequence[float]) -> FloatArray:
         core &= np.roll(inner, 1, axis)
         core &= np.roll(inner, -1, axis)
     edge = (inner & ~core)[(slice(1, -1),) * mask.ndim]
-    return np.argwhere(edge) * np.asarray(spacing, dtype=np.float64)
+    return np.argwhere(edge).astype(np.float64) * np.asarray(spacing, dtype=np.float64)
 
 
 def surface_distances(
@@ -50,7 +50,8 @@ def surface_distances(
     """Distances in mm from each surface voxel to the nearest one of the other mask.
 
     Args:
-        prediction, reference: boolean masks of equal shape, both non-empty.
+        prediction: boolean mask, non-empty.
+        reference: boolean mask of the same shape, non-empty.
         spacing: voxel size in mm per axis.
 
     Returns:
@@ -103,11 +104,12 @@ def segmentation_record(
     """Everything about one mask of one case that later analysis needs.
 
     Empty masks, as declared columns: with an empty reference every score is NaN (nothing can be found; a prediction
-    there is counted by ``empty_reference`` and not ``empty_prediction``, the false alarm). With a reference and an empty
+    there is counted by ``empty_reference`` and not ``empty_prediction``, a false alarm). With a reference and an empty
     prediction Dice, IoU and NSD are 0 and the distances NaN (they do not exist; the case counts as failed).
 
     Args:
-        prediction, reference: masks of equal shape, 2-D or 3-D; non-zero is foreground.
+        prediction: mask, 2-D or 3-D; non-zero is foreground.
+        reference: mask of the same shape.
         spacing: voxel size in mm per axis.
         tolerance: tolerance of the surface Dice in mm.
 
@@ -122,8 +124,13 @@ def segmentation_record(
     _check(ours, theirs, spacing)
     tp, fp, fn = overlap_counts(ours, theirs)
     record: dict[str, float | int | bool] = {
-        **{"tp": tp, "fp": fp, "fn": fn, "n_ref_voxels": tp + fn, "n_pred_voxels": tp + fp},
-        **{"empty_reference": tp + fn == 0, "empty_prediction": tp + fp == 0},
+        "tp": tp,
+        "fp": fp,
+        "fn": fn,
+        "n_ref_voxels": tp + fn,
+        "n_pred_voxels": tp + fp,
+        "empty_reference": tp + fn == 0,
+        "empty_prediction": tp + fp == 0,
         **dict.fromkeys(("dice", "iou", "hd95", "hd95_pooled", "hd", "nsd", "assd"), float("nan")),
     }
     if tp + fn:

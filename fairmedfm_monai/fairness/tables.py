@@ -13,6 +13,7 @@ from fairmedfm_monai.fairness import disparities as dis
 from fairmedfm_monai.fairness.bootstrap import SCHEME
 from fairmedfm_monai.fairness.estimate import GroupEstimate, Problem, estimate_group
 from fairmedfm_monai.fairness.groups import Grouping, overall
+from fairmedfm_monai.fairness.intervals import LEVEL
 from fairmedfm_monai.fairness.permutation import affordable, null_values
 from fairmedfm_monai.fairness.registry import METRICS
 from fairmedfm_monai.fairness.report import UNKNOWN
@@ -22,13 +23,14 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
+ODDS_LEVEL = 0.975
 INTERVALS = {
-    "rates": "Wilson; with several cases per patient on the effective sample size, Student quantile",
-    "auc, balanced_accuracy, f1": "clustered influence variance (AUC: DeLong, Obuchowski), Student, logit scale",
-    "bce, brier, Dice and distances": "clustered variance, Student",
+    "rates": "Wilson; with several cases per patient on the effective sample size",
+    "auc, balanced_accuracy, f1, brier, Dice, IoU, NSD": "clustered variance (AUC: DeLong, Obuchowski), Student, logit",
+    "bce and distances": "clustered variance, Student, log scale",
     "auprc, ece, sensitivity_at_specificity_90, medians": "percentile bootstrap of patients",
-    "gap, worst and named criteria": "simultaneous over all groups (max-T)",
-    "ratio, sd, skewness, es_*": "basic bootstrap",
+    "gap and named criteria": "all pairs at once (Sidak), each difference by MOVER from the groups' intervals",
+    "worst, ratio, sd, skewness, es_*": "range over the joint region of the groups' intervals (Sidak)",
 }
 
 
@@ -43,6 +45,7 @@ class Sample:
         failed: (n,) cases without a usable prediction: counted, never measured.
         split: name of the split.
         n_bootstrap, n_permutations, seed: resampling; 0 leaves it out.
+        percentile: percentile bootstrap intervals for all metrics.
         notes: facts found on the way.
     """
 
@@ -54,6 +57,7 @@ class Sample:
     n_bootstrap: int
     n_permutations: int
     seed: int
+    percentile: bool = False
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -74,23 +78,22 @@ class Tables:
     subgroups: list[dict[str, Any]] = field(default_factory=list)
     disparities: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(
-        self, problem: Problem, sample: Sample, outcome: BoolArray, *, prompt: str = "", label: str = ""
-    ) -> None:
+    def add(self, problem: Problem, sample: Sample, outcome: BoolArray, *, prompt: str = "", label: str = "") -> None:
         """Measure a problem on everyone, on every group and between groups.
 
         Args:
             problem: cases (n,) of the sample.
             sample: groups and patients of the same cases.
             outcome: (n,) positive cases.
-            prompt, label: names of the rows.
+            prompt: prompt kind of the rows, empty where there is none.
+            label: label or class of the rows, empty for binary and macro.
         """
         key = {"split": sample.split, "prompt": prompt, "label": label}
         everyone = self._grouping(problem, sample, outcome, key, overall(sample.failed.size))
         for grouping in sample.groupings:
             estimates = self._grouping(problem, sample, outcome, key, grouping)
             named = estimates[: len(grouping.groups)]
-            self._between(problem, sample, outcome, key, grouping, named, everyone[0].values)
+            self._between(problem, sample, outcome, key, grouping, named, everyone[0])
 
     def _grouping(
         self, problem: Problem, sample: Sample, outcome: BoolArray, key: Mapping[str, str], grouping: Grouping
@@ -107,6 +110,7 @@ class Tables:
                 outcome=outcome,
                 n_bootstrap=sample.n_bootstrap,
                 seed=sample.seed,
+                percentile=sample.percentile,
             )
             group = grouping.groups[code] if code >= 0 else UNKNOWN
             positives = int(np.count_nonzero(outcome[rows]))
@@ -131,7 +135,7 @@ class Tables:
         key: Mapping[str, str],
         grouping: Grouping,
         estimates: Sequence[GroupEstimate],
-        everyone: FloatArray,
+        everyone: GroupEstimate,
     ) -> None:
         present = [index for index, estimate in enumerate(estimates) if estimate.n]
         null = np.empty((0, len(present), len(problem.metrics)))
@@ -149,7 +153,8 @@ def _subgroup_rows(
     rows = []
     for index, metric in enumerate(metrics):
         reason = "; ".join(part for part in (estimate.reasons[index], failed) if part)
-        cell = {"value": estimate.values[index], "ci_low": estimate.low[index], "ci_high": estimate.high[index]}
+        low, high = estimate.ends(index)
+        cell = {"value": estimate.values[index], "ci_low": low, "ci_high": high}
         rows.append({**names, **counts, "metric": metric, **cell, "reason": reason})
     return rows
 
@@ -189,7 +194,7 @@ class Between:
         metrics: names (M,).
         grouping: the attribute.
         estimates: per group.
-        everyone: (M,) values over everyone.
+        everyone: estimate over everyone.
         null: (R, len(present), M) values under shuffled groups.
         present: groups that have a case.
     """
@@ -197,17 +202,13 @@ class Between:
     metrics: tuple[str, ...]
     grouping: Grouping
     estimates: Sequence[GroupEstimate]
-    everyone: FloatArray
+    everyone: GroupEstimate
     null: FloatArray
     present: list[int]
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per metric and statistic, equalised odds last."""
-        rows = []
-        for index, name in enumerate(self.metrics):
-            metric = METRICS[name]
-            for statistic in dis.statistics_of(metric):
-                rows.append(_disparity_row(name, statistic, self._cell(index, statistic)))
+        rows = [row for index in range(len(self.metrics)) for row in self._of_metric(index)]
         if {"sensitivity", "specificity"} <= set(self.metrics):
             rows += [_disparity_row(dis.ODDS_METRIC, name, cell) for name, cell in self._odds().items()]
         return rows
@@ -223,12 +224,9 @@ class Between:
                 usable.append(group)
         return usable, f"without {', '.join(without)}" if without else ""
 
-    def _bounds(self, index: int, usable: Sequence[int], level: float = 0.95) -> dis.Simultaneous | None:
-        variance = np.array([self.estimates[group].variance[index] for group in usable])
-        df = np.array([self.estimates[group].df[index] for group in usable])
-        if not np.isfinite(variance).all():
-            return None
-        return dis.Simultaneous.of(np.sqrt(variance), df, level=level)
+    def _region(self, index: int, usable: Sequence[int], *, level: float = LEVEL) -> dis.Region | None:
+        spreads = [spread for group in usable if (spread := self.estimates[group].spreads[index]) is not None]
+        return dis.Region.of(spreads, level=level) if len(spreads) == len(usable) else None
 
     def _column(self, index: int, usable: Sequence[int]) -> tuple[FloatArray, FloatArray]:
         """Values (G,) and null (R, G) of the usable groups; replicates with an undefined group are left out."""
@@ -236,38 +234,29 @@ class Between:
         null = self.null[:, [self.present.index(group) for group in usable], index]
         return values, null[np.isfinite(null).all(axis=1)]
 
-    def _cell(self, index: int, statistic: str) -> dis.Disparity:
+    def _of_metric(self, index: int) -> list[dict[str, Any]]:
+        name = self.metrics[index]
+        metric = METRICS[name]
         usable, without = self._usable([index])
         if len(usable) < 2:
-            return dis.Disparity(reason=f"fewer than two groups can be compared; {without}".rstrip("; "))
-        metric = METRICS[self.metrics[index]]
+            cell = dis.Disparity(reason=f"fewer than two groups can be compared; {without}".rstrip("; "))
+            return [_disparity_row(name, statistic, cell) for statistic in dis.statistics_of(metric)]
         values, null = self._column(index, usable)
-        bounds = None if metric.interval == "none" else self._bounds(index, usable)
-        draws = self._draws(index, usable, values, bounds)
-        sizes = np.array([self.estimates[group].n for group in usable], dtype=np.float64)
-        moved = float(self.everyone[index]) + (draws - values) @ (sizes / sizes.sum())
-        cell = dis.describe(
-            statistic,
-            metric,
-            values=values,
-            overall=float(self.everyone[index]),
-            bounds=bounds,
-            draws=draws,
-            draws_overall=moved,
-            null=null if metric.interval != "none" else null[:0],
-        )
-        cell.reason = "; ".join(part for part in (cell.reason, without) if part)
-        return cell
-
-    def _draws(
-        self, index: int, usable: Sequence[int], values: FloatArray, bounds: dis.Simultaneous | None
-    ) -> FloatArray:
-        """Bootstrap replicates (B, G); without a bootstrap, normal draws with the analytic errors."""
-        replicates = np.column_stack([self.estimates[group].replicates[:, index] for group in usable])
-        if not replicates.size and bounds is not None:
-            rng = np.random.default_rng(0)
-            replicates = values + rng.standard_normal((dis.N_DRAWS, values.size)) * bounds.error
-        return replicates[np.isfinite(replicates).all(axis=1)]
+        region = self._region(index, usable)
+        rows = []
+        for statistic in dis.statistics_of(metric):
+            cell = dis.describe(
+                statistic,
+                metric,
+                values=values,
+                overall=float(self.everyone.values[index]),
+                overall_ends=self.everyone.ends(index),
+                region=region,
+                null=null if metric.interval != "none" else null[:0],
+            )
+            cell.reason = "; ".join(part for part in (cell.reason, without) if part)
+            rows.append(_disparity_row(name, statistic, cell))
+        return rows
 
     def _odds(self) -> dict[str, dis.Disparity]:
         indices = [self.metrics.index(name) for name in ("sensitivity", "specificity")]
@@ -275,15 +264,13 @@ class Between:
         if len(usable) < 2:
             reason = f"fewer than two groups can be compared; {without}".rstrip("; ")
             return {name: dis.Disparity(reason=reason) for name in dis.ODDS_STATISTICS}
-        pair = [self._column(index, usable) for index in indices]
-        complete = [null for _, null in pair]
-        if len(complete[0]) != len(complete[1]):
-            complete = [null[:0] for null in complete]
-        bounds = [self._bounds(index, usable, level=0.975) for index in indices]
-        cells = dis.describe_odds([values for values, _ in pair], bounds, complete)
+        values, null = zip(*(self._column(index, usable) for index in indices), strict=True)
+        # Sensitivity and specificity must come from the same shuffles; where one lost some, none are used.
+        null = null if len(null[0]) == len(null[1]) else tuple(part[:0] for part in null)
+        cells = dis.describe_odds(values, [self._region(index, usable, level=ODDS_LEVEL) for index in indices], null)
         for cell in cells.values():
             cell.reason = without
-        return cells
+        return dict(cells)
 
 
 def _disparity_row(metric: str, statistic: str, cell: dis.Disparity) -> dict[str, Any]:
@@ -311,12 +298,12 @@ def resampling_settings(sample: Sample) -> dict[str, Any]:
     """How the numbers of a report were made."""
     return {
         "unit": sample.unit,
-        "level": 0.95,
+        "level": LEVEL,
         "n_bootstrap": sample.n_bootstrap,
         "bootstrap": SCHEME if sample.n_bootstrap else "none",
         "n_permutations": sample.n_permutations,
         "permutation": "groups shuffled among patients within outcome class; null band = 5th to 95th percentile",
         "seed": sample.seed,
-        "intervals": INTERVALS,
+        "intervals": "percentile bootstrap of patients" if sample.percentile else INTERVALS,
         "p_adjusted": FAMILIES,
     }

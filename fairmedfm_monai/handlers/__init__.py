@@ -12,6 +12,7 @@ __getattr__, __dir__ = lazy_exports(
         "TrackingHandler": ".tracking",
         "exit_on_failures": ".output",
         "free_output_dir": ".output",
+        "log_headline": ".headline",
         "log_output_dir": ".tracking",
         "unique_run_name": ".tracking",
     },

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fairmedfm_monai.reporting.files import AGGREGATE_FILES, PREDICTIONS_FILE
+from fairmedfm_monai.reporting.files import AGGREGATE_FILES, PREDICTIONS_FILE, write_atomic
+
+__all__ = ["EXIT_FAILED_CASES", "FINISHED_MARKERS", "exit_on_failures", "free_output_dir", "write_atomic"]
 
 EXIT_FAILED_CASES = 4
 """Exit status of a run that finished and wrote everything, but could not use every case."""

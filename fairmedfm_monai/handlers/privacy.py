@@ -27,10 +27,10 @@ def private_salt(folder: str | Path) -> str:
     fresh = secrets.token_hex(16)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        # O_EXCL: of two processes one writes, the other reads what the first wrote.
+        if file.exists():
+            return file.read_text(encoding="ascii").strip() or fresh
+        # O_EXCL: never replace a salt that another process has written meanwhile.
         handle = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    except FileExistsError:
-        return file.read_text(encoding="ascii").strip() or fresh
     except OSError:
         return fresh
     with os.fdopen(handle, "w", encoding="ascii") as stream:

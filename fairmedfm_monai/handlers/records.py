@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
 
 UNKNOWN = "unknown"
 Row = dict[str, Any]
+Result = TypeVar("Result")
 
 
 def case_row(case: Mapping[str, Any], attributes: Sequence[str], default_split: str) -> Row:
@@ -95,19 +95,20 @@ def to_numpy(value: Any) -> NDArray[Any]:
     return np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
 
 
-def failed_rows(row: Row, info: DatasetInfo | None, attributes: Sequence[str]) -> Row:
+def failed_row(row: Row, info: DatasetInfo, attributes: Sequence[str]) -> Row:
     """Turn a stand-in into the row of the case that it stands in for.
 
     The identity comes from the dataset's table, so that a failed case counts in its own groups; a case that the
     table does not know keeps ``unknown`` groups.
     """
     case_id, _, reason = row["failed"].partition(": ")
-    known = pd.DataFrame() if info is None else info.table[info.table["case_id"].astype(str) == case_id]
     identity: Row = {"case_id": case_id, "patient_id": case_id, "split": row["split"]}
     identity |= dict.fromkeys(attributes, UNKNOWN)
+    known = info.table[info.table["case_id"].astype(str) == case_id]
     if len(known):
-        first = known.iloc[0]
-        identity |= {name: str(first[name]) for name in identity if name in known.columns and pd.notna(first[name])}
+        first = known.iloc[0].to_dict()
+        kept = {name: value for name, value in first.items() if name in identity or name.startswith("label")}
+        identity |= kept | {"case_id": case_id, "patient_id": str(first["patient_id"])}
     return identity | {"failed": reason or "could not be read"}
 
 
@@ -120,6 +121,33 @@ def gather(rows: list[Row]) -> list[Row]:
     parts: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(parts, rows)
     return [row for part in parts for row in part]
+
+
+def on_rank0(work: Callable[[], Result]) -> Result:
+    """Do something on rank 0 only and give every rank its result; a collective operation.
+
+    Raises:
+        RuntimeError: on the other ranks, when the work failed on rank 0, which raises the error itself.
+    """
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return work()
+    outcome: list[Any] = [None, None]
+    error: Exception | None = None
+    if dist.get_rank() == 0:
+        try:
+            outcome[0] = work()
+        except Exception as caught:  # the others wait for an answer whatever happens here
+            error, outcome[1] = caught, f"{type(caught).__name__}: {caught}"
+    dist.broadcast_object_list(outcome, src=0)
+    if error is not None:
+        raise error
+    if outcome[1] is not None:
+        msg = f"rank 0 could not finish: {outcome[1]}"
+        raise RuntimeError(msg)
+    result: Result = outcome[0]
+    return result
 
 
 def unique_rows(rows: Sequence[Row], order: Mapping[str, int]) -> list[Row]:

@@ -26,7 +26,7 @@ from ignite.engine import Engine, Events
 from monai.handlers import MLFlowHandler
 from monai.handlers.mlflow_handler import mlflow
 
-from fairmedfm_monai.reporting.files import AGGREGATE_FILES
+from fairmedfm_monai.reporting.files import AGGREGATE_FILES, HASHED_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -107,8 +107,10 @@ class TrackingHandler(MLFlowHandler):
         experiment_name: experiments compare models on a dataset, hence ``fairmedfm-<dataset>``.
         run_name: unique per run, shared by the handlers of one run (see :func:`unique_run_name`).
         tags: run tags; values are made strings, lists are joined by ``; ``, None and empty values are left out.
-        artifacts: files (no folders) to upload at the end, besides ``engine.state.artifacts`` that the
-            :class:`~fairmedfm_monai.handlers.fairness.FairnessHandler` lists. Files that are not there are skipped.
+        output_dir: folder of an evaluation (``engine.state.output_dir`` wins when a FairnessHandler has set it): its
+            tables, report, model card and ``run.json`` are uploaded at the end, nothing that names a case.
+        log_cases: upload the predictions of ``output_dir`` too, with hashed ids.
+        artifacts: further files (no folders) to upload. Files that are not there are skipped.
         close_on_complete: end the run as FINISHED when this engine completes (trainer or lone evaluator).
         kwargs: further arguments of ``MLFlowHandler`` (``iteration_log``, ``output_transform``, ``tag_name``, ...).
 
@@ -125,6 +127,8 @@ class TrackingHandler(MLFlowHandler):
         experiment_name: str = "fairmedfm",
         run_name: str | None = None,
         tags: Mapping[str, Any] | None = None,
+        output_dir: str | Path | None = None,
+        log_cases: bool = False,
         artifacts: Sequence[str | Path] | str | Path | None = None,
         close_on_complete: bool = False,
         **kwargs: Any,
@@ -134,8 +138,9 @@ class TrackingHandler(MLFlowHandler):
         self.address = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or default
         self.files = [artifacts] if isinstance(artifacts, (str, Path)) else list(artifacts or [])
         self.experiment_name = experiment_name
-        self.cur_run = None
-        self.output_dir: str | None = None
+        self.cur_run: Any = None
+        self.output_dir = None if output_dir is None else str(output_dir)
+        self.log_cases = log_cases
         self.disabled = tracking_uri == OFF or not _is_rank0() or self.address in self._unreachable
         if self.disabled:
             return
@@ -173,7 +178,7 @@ class TrackingHandler(MLFlowHandler):
     @_guarded
     def epoch_completed(self, engine: Engine) -> None:
         """Log ``engine.state.metrics`` in one call (EPOCH_COMPLETED)."""
-        self.output_dir = getattr(engine.state, "output_dir", None)
+        self.output_dir = getattr(engine.state, "output_dir", None) or self.output_dir
         super().epoch_completed(engine)
 
     @_guarded
@@ -186,11 +191,15 @@ class TrackingHandler(MLFlowHandler):
         """Upload the listed files (COMPLETED)."""
         if self.cur_run is None:
             return
-        for file in [*self.files, *getattr(engine.state, "artifacts", [])]:
+        for file in self._uploads():
             if Path(file).is_dir():
                 logger.warning("artifact %s is a folder and is not logged: list its files one by one", file)
             elif Path(file).is_file():
                 self.client.log_artifact(self.cur_run.info.run_id, str(file))
+
+    def _uploads(self) -> list[str | Path]:
+        names = [*AGGREGATE_FILES, *([HASHED_FILE] if self.log_cases else [])]
+        return [*([Path(self.output_dir) / name for name in names] if self.output_dir else []), *self.files]
 
     @_guarded
     def close(self) -> None:
@@ -283,7 +292,9 @@ def log_output_dir(
 
 
 def _clean_tags(tags: Mapping[str, Any]) -> dict[str, str]:
-    texts = {key: "; ".join(map(str, value)) if isinstance(value, (list, tuple)) else value for key, value in tags.items()}
+    texts = {
+        key: "; ".join(map(str, value)) if isinstance(value, (list, tuple)) else value for key, value in tags.items()
+    }
     return {str(key): str(value)[:_MAX_TAG] for key, value in texts.items() if value not in (None, "")}
 
 

@@ -1,8 +1,8 @@
 """Reading the tensors of a TorchScript archive (OpenAI's CLIP files) without running its code.
 
 Such a file is a zip: ``data.pkl`` holds the tree of modules, ``data/<key>`` the bytes of the tensors, ``code/`` the
-program. ``torch.jit.load`` compiles the program and ``torch.load(weights_only=True)`` refuses the file; here the tree is
-unpickled with an allow-list under which a module of the archive is a bare record of its attributes.
+program. ``torch.jit.load`` compiles the program and ``torch.load(weights_only=True)`` refuses the file; here the tree
+is unpickled with an allow-list under which a module of the archive is a bare record of its attributes.
 """
 
 from __future__ import annotations

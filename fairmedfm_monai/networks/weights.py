@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -95,31 +96,20 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def fill_weights(
-    module: nn.Module,
-    weights: str | Path,
-    *,
-    source: WeightSource,
-    rename: Callable[[State], State] = dict,
-    optional: Collection[str] = (),
-) -> None:
+def fill_weights(module: nn.Module, weights: str | Path, *, source: WeightSource) -> None:
     """Load ``pretrained`` or a file into ``module``; leave ``random`` and ``tiny`` as they were initialised.
 
     Args:
         module: network of the right geometry, float32.
         weights: ``pretrained``, a path, ``random`` or ``tiny``.
         source: where ``pretrained`` is found.
-        rename: maps the file's names to the module's.
-        optional: names in the file (after ``rename``) that the module has no use for.
 
     Raises:
         WeightsError: if the file cannot be had, read or does not fit.
     """
-    if weights_kind(weights) in {"random", "tiny"}:
-        return
     path = resolve_weights(weights, source)
-    state = {name: tensor for name, tensor in rename(read_checkpoint(path)).items() if name not in optional}
-    load_checked(module, state, origin=str(path))
+    if path is not None:
+        load_checked(module, read_checkpoint(path), origin=str(path))
 
 
 def find_weights(source: WeightSource) -> Path | None:
@@ -128,12 +118,16 @@ def find_weights(source: WeightSource) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def resolve_weights(weights: str | Path, source: WeightSource) -> Path:
-    """Path of the file behind ``pretrained`` (local first, then the network) or behind a path; digest checked.
+def resolve_weights(weights: str | Path, source: WeightSource) -> Path | None:
+    """Path of the file behind ``pretrained`` (local first, then the network; digest checked) or behind a path.
+
+    None for ``random`` and ``tiny``. Call it before building a large network, so that a missing file is told at once.
 
     Raises:
         WeightsError: naming the file and the folder it belongs in, if it can be had neither way.
     """
+    if weights_kind(weights) in {"random", "tiny"}:
+        return None
     if weights_kind(weights) == "pretrained":
         path = find_weights(source) or fetch_weights(source)
         check_digest(path, source.sha256.get(path.name))
@@ -166,7 +160,7 @@ def fetch_weights(source: WeightSource) -> Path:
                 continue
             try:
                 return download(source)
-            except Exception as error:  # noqa: BLE001 - whatever a client raises, the user needs the same advice
+            except Exception as error:  # whatever a network client raises, the user needs the same advice
                 reasons.append(f"{address} failed ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})")
     others = f" (or {', '.join(source.names[1:])})" if len(source.names) > 1 else ""
     msg = (
@@ -189,19 +183,22 @@ def _from_link(source: WeightSource) -> Path:
 
 
 def _from_hub(source: WeightSource) -> Path:
-    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
     for file in source.repo_files:
         name = next(name for name in source.names if name.endswith(Path(file).suffix))
         try:
-            return _store(
-                source, name, lambda folder, file=file: Path(hf_hub_download(source.repo, file, local_dir=folder))
-            )
+            return _store(source, name, functools.partial(_hub_file, source.repo, file))
         except EntryNotFoundError:
             continue
     msg = f"the repository has none of {', '.join(source.repo_files)}"
     raise WeightsError(msg)
+
+
+def _hub_file(repo: str, file: str, folder: Path) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(repo, file, local_dir=folder))
 
 
 def _store(source: WeightSource, name: str, download: Callable[[Path], Path]) -> Path:

@@ -64,6 +64,7 @@ def build_context(
     told = sentences.findings(report.subgroups, report.disparities, metric=primary, split=split)
     sections = _sections(report, table, predictions[predictions["split"] == split], run, task=task, split=split)
     small = small_groups(table, task)
+    strips, finding_scale = _with_strips(told, primary)
     return {
         "title": title,
         "split": split,
@@ -72,10 +73,11 @@ def build_context(
         "notes": [note for note in report.notes if note not in banners],
         "research_use": wording.RESEARCH_USE,
         "primary": wording.metric(primary),
-        "tiles": tiles(table, primary, report.settings),
+        "tiles": tiles(table, told, primary, report.settings),
         "summary": sentences.summary(told),
-        "findings": _with_strips(told[:MAX_FINDINGS], primary),
-        "more_findings": _with_strips(told[MAX_FINDINGS:], primary),
+        "findings": strips[:MAX_FINDINGS],
+        "more_findings": strips[MAX_FINDINGS:],
+        "finding_scale": finding_scale,
         "population": population(table, task),
         "boxes": _boxes(table, run) if task == "segmentation" else [],
         "sections": sections,
@@ -86,15 +88,17 @@ def build_context(
     }
 
 
-def tiles(table: pd.DataFrame, primary: str, settings: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def tiles(
+    table: pd.DataFrame, told: Sequence[sentences.Finding], primary: str, settings: Mapping[str, Any]
+) -> list[tuple[str, str, str]]:
     """The few numbers at the top as (name, number, addition)."""
     everyone = table[(table["attribute"] == OVERALL) & (table["metric"] == primary)]
-    found: list[tuple[str, str, str]] = []
-    by_prompt = everyone[everyone["label"] == ""] if (everyone["label"] == "").any() else everyone.head(1)
-    for row in by_prompt.head(4).to_dict("records"):
-        name = f"{wording.metric(primary).title}{' · ' + scope if (scope := wording.scope(row['prompt'], row['label'])) else ''}"
-        span = wording.interval(float(row["ci_low"]), float(row["ci_high"]), primary)
-        found.append((name, wording.number(float(row["value"]), primary), f"95 % interval {span}" if span else ""))
+    found = [_overall_tile(part, primary) for _, part in everyone.groupby("prompt", sort=False)][:4]
+    gaps = [finding for finding in told if math.isfinite(finding.value) and "__" not in finding.row["attribute"]]
+    if gaps:
+        widest = max(gaps, key=lambda finding: finding.value)
+        where = ", ".join(part for part in (widest.attribute.lower(), widest.about) if part)
+        found.append(("Largest gap", wording.number(widest.value, primary), f"{where}: {widest.verdict}"))
     if len(everyone):
         first = everyone.loc[everyone["n_cases"].idxmax()]
         found.append(("Patients", f"{int(first['n_patients']):,}", f"{int(first['n_cases']):,} cases"))
@@ -104,20 +108,38 @@ def tiles(table: pd.DataFrame, primary: str, settings: Mapping[str, Any]) -> lis
     return found
 
 
+def _overall_tile(part: pd.DataFrame, primary: str) -> tuple[str, str, str]:
+    """The primary metric of one prompt: with its interval, or as the mean of labels where there is no overall row."""
+    prompt = str(part["prompt"].iloc[0])
+    total = part if len(part) == 1 else part[part["label"] == ""]
+    if len(total):
+        row = total.iloc[0]
+        about = wording.scope(prompt, str(row["label"]))
+        span = wording.interval(float(row["ci_low"]), float(row["ci_high"]), primary)
+        value, addition = float(row["value"]), f"95 % interval {span}" if span else ""
+    else:
+        about, value = wording.scope(prompt, ""), float(part["value"].mean())
+        spread = wording.interval(float(part["value"].min()), float(part["value"].max()), primary)
+        addition = f"mean of {part['value'].notna().sum()} labels, {spread}"
+    return f"{wording.metric(primary).title}{' · ' if about else ''}{about}", wording.number(value, primary), addition
+
+
 def population(table: pd.DataFrame, task: str) -> list[dict[str, str]]:
     """Who was tested: one entry per attribute and group, unknown as its own line."""
     # All metrics of a group share its counts; the widest one counts every case.
-    counts = table.groupby(["attribute", "group"], sort=False)[
-        ["n_patients", "n_cases", "n_positives", "n_negatives", "n_failed"]
-    ].max()
-    total = float(counts.loc[(OVERALL, "all"), "n_cases"]) if (OVERALL, "all") in counts.index else math.nan
-    entries = []
-    for (attribute, group), row in counts.iterrows():
+    names = ["n_patients", "n_cases", "n_positives", "n_negatives", "n_failed"]
+    counts = table.groupby(["attribute", "group"], sort=False)[names].max().reset_index()
+    total = float(counts.loc[counts["attribute"] == OVERALL, "n_cases"].max())
+    entries: list[dict[str, str]] = []
+    previous = ""
+    for row in counts.to_dict("records"):
+        attribute, group = str(row["attribute"]), str(row["group"])
         share = row["n_cases"] / total if total else math.nan
         entries.append(
             {
-                "attribute": "" if attribute == OVERALL else wording.readable(str(attribute)),
-                "group": "everyone" if attribute == OVERALL else wording.readable(str(group)),
+                "attribute": "" if attribute in {OVERALL, previous} else wording.heading(attribute),
+                "overall": "yes" if attribute == OVERALL else "",
+                "group": "everyone" if attribute == OVERALL else wording.readable(group),
                 "muted": "yes" if group == UNKNOWN else "",
                 "patients": _integer(row["n_patients"]),
                 "cases": _integer(row["n_cases"]),
@@ -127,6 +149,7 @@ def population(table: pd.DataFrame, task: str) -> list[dict[str, str]]:
                 "failed": _integer(row["n_failed"]),
             }
         )
+        previous = attribute
     return entries
 
 
@@ -135,7 +158,7 @@ def small_groups(table: pd.DataFrame, task: str) -> str:
     known = table[(table["attribute"] != OVERALL) & (table["group"] != UNKNOWN)]
     columns = ["n_positives", "n_negatives"] if task == "classification" else ["n_cases"]
     least = known.groupby(["attribute", "group"], sort=False)[columns].max().min(axis=1)
-    names = [f"{wording.readable(str(a))} {wording.readable(str(g))}" for (a, g), n in least.items() if n < SMALL_GROUP]
+    names = [_group_name(str(a), str(g)) for (a, g), n in least.items() if n < SMALL_GROUP]
     if not names:
         return ""
     shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
@@ -143,14 +166,21 @@ def small_groups(table: pd.DataFrame, task: str) -> str:
     return f"Small groups: fewer than {SMALL_GROUP} {kind} in {shown}. Their numbers carry no claim."
 
 
+def _group_name(attribute: str, group: str) -> str:
+    """``age ≥ 60``, ``female · ≥ 60``: intersections name their attributes' groups already."""
+    return wording.readable(group if "__" in attribute else f"{attribute}_{wording.readable(group)}")
+
+
 def disparity_rows(table: pd.DataFrame, metrics: Sequence[str]) -> list[dict[str, str]]:
-    """The disparities as text; beyond ``MAX_TABLE_ROWS`` only those of the headline metrics."""
+    """The disparities as text; beyond ``MAX_TABLE_ROWS`` only those of the headline metrics, then only their gaps."""
     if len(table) > MAX_TABLE_ROWS:
-        table = table[table["metric"].isin(metrics) & (table["statistic"] == "gap")].head(MAX_TABLE_ROWS)
+        table = table[table["metric"].isin(metrics)]
+    if len(table) > MAX_TABLE_ROWS:
+        table = table[table["statistic"] == "gap"].head(MAX_TABLE_ROWS)
     return [
         {
             "about": wording.scope(row["prompt"], row["label"]),
-            "attribute": wording.readable(row["attribute"]),
+            "attribute": wording.heading(row["attribute"]),
             "metric": wording.metric(row["metric"]).title,
             "statistic": wording.statistic(row["statistic"]),
             "value": f"{row['value']:.3f}" if math.isfinite(row["value"]) else "–",
@@ -166,14 +196,26 @@ def disparity_rows(table: pd.DataFrame, metrics: Sequence[str]) -> list[dict[str
     ]
 
 
+_METHOD_NAMES = {
+    "level": "confidence level",
+    "n_bootstrap": "bootstrap replicates",
+    "n_permutations": "permutations",
+    "permutation": "chance band and p-values",
+    "p_adjusted": "adjustment for many tests",
+    "nsd_tolerance_mm": "NSD tolerance (mm)",
+    "operating_point_source": "operating point from",
+}
+
+
 def methods(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The settings of the evaluation as (name, text)."""
-    return [(wording.readable(str(key)), _text(value)) for key, value in settings.items() if value not in (None, "", {})]
+    named = ((_METHOD_NAMES.get(key, wording.readable(key)), value) for key, value in settings.items())
+    return [(name, _text(value)) for name, value in named if value not in (None, "", {}, [])]
 
 
 def _text(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "; ".join(f"{wording.readable(str(key))}: {_text(part)}" for key, part in value.items())
+        return "; ".join(f"{key}: {_text(part)}" for key, part in value.items())
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_text, value))
     return f"{value:.6g}" if isinstance(value, float) else str(value)
@@ -196,7 +238,12 @@ def _sections(
 
 
 def _panels(
-    report: FairnessReport, part: pd.DataFrame, cases: pd.DataFrame, run: Mapping[str, Any], prompt: str, label: str,
+    report: FairnessReport,
+    part: pd.DataFrame,
+    cases: pd.DataFrame,
+    run: Mapping[str, Any],
+    prompt: str,
+    label: str,
     split: str,
 ) -> list[curves.Panel]:
     roc = report.curves.get("roc", {}).get(split, {}).get(label)
@@ -223,22 +270,26 @@ def _boxes(table: pd.DataFrame, run: Mapping[str, Any]) -> list[tuple[str, list[
     return found
 
 
-def _with_strips(told: Sequence[sentences.Finding], primary: str) -> list[tuple[sentences.Finding, str]]:
-    """Each finding with its gap drawn over the band that chance produces."""
-    numbers = [float(f.row[key]) for f in told for key in ("value", "ci_high", "null_high")]
+def _with_strips(told: Sequence[sentences.Finding], primary: str) -> tuple[list[tuple[sentences.Finding, str]], str]:
+    """Each finding with its gap drawn over the band that chance produces, and the scale that all share."""
+    numbers = [float(finding.row[key]) for finding in told for key in ("value", "ci_high", "null_high")]
     axis = figures.axis_for([0.0, *numbers], bounds=wording.metric(primary).bounds)
     strips = []
     for finding in told:
-        row = finding.row
-        band = (0.0, float(row["null_high"]))
-        described = f"gap {wording.number(finding.value, primary)} against chance up to {wording.number(band[1], primary)}"
+        row, chance = finding.row, float(finding.row["null_high"])
         beyond = finding.verdict == sentences.BEYOND
+        text = f"gap {wording.number(finding.value, primary)}, chance alone up to {wording.number(chance, primary)}"
         strip = figures.strip(
-            axis, finding.value, float(row["ci_low"]), float(row["ci_high"]), band=band,
-            colour=figures.PALETTE[1] if beyond else figures.PALETTE[0], description=described,
+            axis,
+            finding.value,
+            float(row["ci_low"]),
+            float(row["ci_high"]),
+            band=(0.0, chance),
+            colour=figures.PALETTE[1] if beyond else figures.PALETTE[0],
+            description=text,
         )
         strips.append((finding, strip))
-    return strips
+    return strips, figures.scale(axis, digits=2 if axis.high < 5 else 0)
 
 
 def _integer(value: float) -> str:

@@ -42,7 +42,9 @@ def roc_panels(curves: Mapping[str, Any], table: pd.DataFrame) -> list[Panel]:
             note = f"AUC {wording.number(float(auc.get((attribute, group), math.nan)), 'auc')}"
             lines.append(figures.Line(wording.readable(group), fpr, tpr, note))
         if lines and attribute != "overall":
-            described = f"ROC curves by {wording.readable(attribute)}: " + "; ".join(f"{k.name} {k.note}" for k in lines)
+            described = f"ROC curves by {wording.readable(attribute)}: " + "; ".join(
+                f"{k.name} {k.note}" for k in lines
+            )
             svg = figures.panel(
                 lines, x_title="1 − specificity", y_title="sensitivity", description=described, diagonal=True
             )
@@ -80,7 +82,7 @@ def dice_panels(cases: pd.DataFrame, attributes: Mapping[str, list[str]]) -> lis
 
 def _panel(attribute: str, svg: str, lines: list[figures.Line]) -> Panel:
     legend = [(figures.swatch(position), line.name, line.note) for position, line in enumerate(lines)]
-    return Panel(wording.readable(attribute), svg, legend)
+    return Panel(wording.heading(attribute), svg, legend)
 
 
 def _thin(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

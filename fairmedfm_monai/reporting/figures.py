@@ -19,7 +19,7 @@ GREY = "#9aa3ad"
 STRIP_WIDTH = 340
 STRIP_HEIGHT = 26
 PANEL = 268
-_PAD = 10
+_PAD = 15
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def axis_for(values: Sequence[float], *, bounds: tuple[float, float] = (-math.in
     margin = max(0.06 * (high - low), 0.01 if math.isfinite(bounds[1]) else 0.05 * abs(high) + 1e-6)
     low, high = max(low - margin, bounds[0]), min(high + margin, bounds[1])
     if high <= low:
-        low, high = (bounds if all(map(math.isfinite, bounds)) else (low - 0.5, low + 0.5))
+        low, high = bounds if all(map(math.isfinite, bounds)) else (low - 0.5, low + 0.5)
     step = _round_step((high - low) / 5)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return Axis(low, high, tuple(round(k * step, 10) for k in range(first, last + 1)))
@@ -149,7 +149,8 @@ def panel(
         parts.append(f'<path d="M{left} {top + size}L{left + size} {top}" stroke="{GREY}" stroke-dasharray="2 4"/>')
     for position, line in enumerate(lines):
         parts.append(_curve(line, position, left, top, size, step=step))
-    parts.append(f'<text x="{left + size / 2}" y="{PANEL - 4}" text-anchor="middle" class="axis">{escape(x_title)}</text>')
+    middle = f'x="{left + size / 2}" y="{PANEL - 4}" text-anchor="middle"'
+    parts.append(f'<text {middle} class="axis">{escape(x_title)}</text>')
     centre = top + size / 2
     parts.append(
         f'<text x="11" y="{centre}" text-anchor="middle" class="axis" transform="rotate(-90 11 {centre})">'

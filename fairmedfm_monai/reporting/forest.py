@@ -51,6 +51,7 @@ class Forest:
         headers: of the text columns.
         sections: (attribute, rows) in the order of the card; the first section is everyone.
         scale: tick labels.
+        blank: a strip with nothing but grid and overall line, for the rows that name an attribute.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Forest:
     headers: list[str]
     sections: list[tuple[str, list[Row]]] = field(default_factory=list)
     scale: str = ""
+    blank: str = ""
 
 
 def forest(table: pd.DataFrame, name: str, *, with_positives: bool) -> Forest | None:
@@ -83,6 +85,7 @@ def forest(table: pd.DataFrame, name: str, *, with_positives: bool) -> Forest | 
     headers = ["95 % interval", "patients", "cases", *(["positives"] if with_positives else [])]
     digits = 2 if axis.high - axis.low < 5 else 0
     plot = Forest(name, shown.title, shown.meaning, headers, scale=figures.scale(axis, digits=digits))
+    plot.blank = figures.strip(axis, math.nan, math.nan, math.nan, reference=reference)
     for attribute, part in rows.groupby("attribute", sort=False):
         lines = [_row(row, axis, reference, with_positives=with_positives) for row in part.to_dict("records")]
         plot.sections.append((_attribute(str(attribute)), lines))
@@ -90,7 +93,7 @@ def forest(table: pd.DataFrame, name: str, *, with_positives: bool) -> Forest | 
 
 
 def _attribute(name: str) -> str:
-    return "Everyone" if name == OVERALL else wording.readable(name)
+    return "Everyone" if name == OVERALL else wording.heading(name)
 
 
 def _row(row: dict[Any, Any], axis: figures.Axis, reference: float, *, with_positives: bool) -> Row:
@@ -116,7 +119,11 @@ def _count(value: float) -> str:
 
 
 def paired(
-    table: pd.DataFrame, labels: Sequence[str], *, model: str = "dice", box: str = "filled_box_dice",
+    table: pd.DataFrame,
+    labels: Sequence[str],
+    *,
+    model: str = "dice",
+    box: str = "filled_box_dice",
     readers: dict[str, float] | None = None,
 ) -> list[dict[str, str]]:
     """Model against the filled box (and the readers) for everyone, one entry per label.
@@ -129,8 +136,7 @@ def paired(
         readers: label -> mean Dice between human readers, where the dataset has it.
 
     Returns:
-        Entries with ``label``, ``model``, ``box``, ``difference``, ``below`` ("yes" when the model does not reach its
-        box), ``readers`` and ``svg``.
+        Entries with ``label``, ``model``, ``interval``, ``box``, ``difference``, ``readers`` and ``svg``.
     """
     everyone = table[table["attribute"] == OVERALL].set_index(["label", "metric"])
     entries = []
@@ -142,13 +148,24 @@ def paired(
         name = wording.readable(label) if label else "all labels"
         described = f"{name}: model {wording.number(value, 'dice')}, filled box {wording.number(box_value, 'dice')}"
         strip = figures.strip(
-            BOX_AXIS, value, float(row["ci_low"]), float(row["ci_high"]), reference=box_value, mark=reader,
-            colour=figures.PALETTE[1] if value < box_value else figures.PALETTE[0], description=described,
+            BOX_AXIS,
+            value,
+            float(row["ci_low"]),
+            float(row["ci_high"]),
+            reference=box_value,
+            mark=reader,
+            colour=figures.PALETTE[1] if value < box_value else figures.PALETTE[0],
+            description=described,
         )
-        entries.append({
-            "label": name, "model": wording.number(value, "dice"), "box": wording.number(box_value, "dice"),
-            "interval": wording.interval(float(row["ci_low"]), float(row["ci_high"]), "dice"),
-            "difference": f"{value - box_value:+.3f}".replace("-", "−"), "below": "yes" if value < box_value else "",
-            "readers": wording.number(reader, "dice") if math.isfinite(reader) else "", "svg": strip,
-        })
+        entries.append(
+            {
+                "label": name,
+                "model": wording.number(value, "dice"),
+                "box": wording.number(box_value, "dice"),
+                "interval": wording.interval(float(row["ci_low"]), float(row["ci_high"]), "dice"),
+                "difference": f"{value - box_value:+.3f}".replace("-", "−"),
+                "readers": wording.number(reader, "dice") if math.isfinite(reader) else "",
+                "svg": strip,
+            }
+        )
     return entries

@@ -19,19 +19,21 @@ def model_card(context: Mapping[str, Any]) -> str:
         "## Model",
         _bullets(context["run"].get("tags", {}).items()) or "- not described by the run",
         "## Intended use",
-        "Research on how the performance of imaging foundation models differs between patient groups. Not for diagnosis, "
-        "triage or any other clinical decision.",
+        "Research on how the performance of imaging foundation models differs between patient groups. "
+        "Not for diagnosis, triage or any other clinical decision.",
         "## Evaluation data",
         f"Dataset: {context['run'].get('dataset_title') or context['run'].get('dataset', 'not named')}; "
         f"split: {context['split']}.",
         _population(context),
         "## Performance",
-        _bullets((name, f"{value} {f'({addition})' if addition else ''}".strip()) for name, value, addition in context["tiles"]),
+        _bullets((name, f"{value} ({addition})" if addition else value) for name, value, addition in context["tiles"]),
         *(_table(section) for section in context["sections"]),
         "## Differences between groups",
         context["summary"],
-        *(f"- **{_name(finding)}** ({finding.verdict}): {finding.headline} {finding.evidence}".rstrip()
-          for finding, _ in [*context["findings"], *context["more_findings"]]),
+        *(
+            f"- **{_name(finding)}** ({finding.verdict}): {finding.headline} {finding.evidence}".rstrip()
+            for finding, _ in [*context["findings"], *context["more_findings"]]
+        ),
         "## Limits",
         "\n".join(f"- {note}" for note in [*context["notes"], *_LIMITS]),
         "## Methods",
@@ -55,9 +57,9 @@ def _bullets(pairs: Any) -> str:
 
 
 def _population(context: Mapping[str, Any]) -> str:
-    columns = ["patients", "cases", *(["positives", "negatives"] if context["task"] == "classification" else []), "failed"]
-    rows = [[f"{row['attribute']} {row['group']}".strip(), *(row[key] for key in columns)] for row in context["population"]]
-    return _markdown(["group", *columns], rows)
+    outcomes = ["positives", "negatives"] if context["task"] == "classification" else []
+    columns = ["attribute", "group", "patients", "cases", *outcomes, "failed"]
+    return _markdown(columns, [[row[key] for key in columns] for row in context["population"]])
 
 
 def _table(section: Any) -> str:

@@ -12,7 +12,7 @@ import pandas as pd
 from . import wording
 
 ALPHA = 0.05
-BEYOND, WITHIN, OPEN = "beyond chance", "within chance", "cannot be estimated"
+BEYOND, UNSURE, WITHIN, OPEN = "beyond chance", "inconclusive", "within chance", "cannot be estimated"
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Finding:
     Attributes:
         attribute: its name for people.
         about: label and prompt, empty when there is neither.
-        verdict: ``beyond chance`` (adjusted p below 0.05), ``within chance`` or ``cannot be estimated``.
+        verdict: ``beyond chance`` (adjusted p below 0.05), ``inconclusive`` (p below 0.05 only before adjustment),
+            ``within chance`` or ``cannot be estimated``.
         headline: what differs, with the numbers of the best and the worst group.
         evidence: interval, chance band, p-value, smallest detectable difference.
         value: the gap (NaN when it cannot be estimated).
@@ -54,23 +55,33 @@ def findings(
         (disparities["split"] == split) & (disparities["metric"] == metric) & (disparities["statistic"] == "gap")
     ]
     told = [_finding(row, subgroups) for row in chosen.to_dict("records")]
-    rank = {BEYOND: 0, WITHIN: 1, OPEN: 2}
-    told.sort(key=lambda finding: (rank[finding.verdict], -finding.value if math.isfinite(finding.value) else 0.0))
+    rank = {BEYOND: 0, UNSURE: 1, WITHIN: 2, OPEN: 3}
+    # Plain attributes before their intersections, which repeat them in smaller groups.
+    told.sort(
+        key=lambda one: (rank[one.verdict], "__" in one.row["attribute"], -one.value if one.value == one.value else 0)
+    )
     return told[:limit]
 
 
 def _finding(row: dict[Any, Any], subgroups: pd.DataFrame) -> Finding:
     about = wording.scope(row["prompt"], row["label"])
-    attribute = wording.readable(row["attribute"])
+    attribute = wording.heading(row["attribute"])
     value = float(row["value"])
     if not math.isfinite(value):
         reason = row["reason"] or "too few cases"
         name = wording.metric(row["metric"]).title
         headline = f"A difference in {name} between groups cannot be estimated: {reason}."
         return Finding(attribute, about, OPEN, headline, "", math.nan, row)
-    adjusted = row["p_adjusted"] if math.isfinite(row["p_adjusted"]) else row["p_value"]
-    verdict = BEYOND if adjusted < ALPHA else WITHIN
-    return Finding(attribute, about, verdict, _headline(row, subgroups), _evidence(row), value, row)
+    return Finding(attribute, about, _verdict(row), _headline(row, subgroups), _evidence(row), value, row)
+
+
+def _verdict(row: dict[Any, Any]) -> str:
+    raw, adjusted = float(row["p_value"]), float(row["p_adjusted"])
+    if not math.isfinite(raw):  # no shuffling was done: the interval of the gap never excludes chance
+        return UNSURE
+    if (adjusted if math.isfinite(adjusted) else raw) < ALPHA:
+        return BEYOND
+    return UNSURE if raw < ALPHA else WITHIN
 
 
 def _headline(row: dict[Any, Any], subgroups: pd.DataFrame) -> str:
@@ -97,8 +108,8 @@ def _evidence(row: dict[Any, Any]) -> str:
         sentences.append(f"95 % interval {span}.")
     if math.isfinite(row["null_high"]):
         sentences.append(
-            f"If groups made no difference, chance alone would give gaps up to {wording.number(row['null_high'], name)} "
-            "(95th percentile of shuffled groups)."
+            "If groups made no difference, chance alone would give gaps up to "
+            f"{wording.number(row['null_high'], name)} (95th percentile of shuffled groups)."
         )
     raw, adjusted = wording.p_value(row["p_value"]), wording.p_value(row["p_adjusted"])
     if raw:
@@ -122,7 +133,7 @@ def summary(told: Sequence[Finding]) -> str:
         names = list(dict.fromkeys(finding.attribute for finding in beyond))
         text = f"{len(beyond)} of {len(told)} differences between groups are larger than chance: {', '.join(names)}."
     else:
-        text = f"None of {len(told)} differences between groups is larger than chance would produce."
+        text = f"None of {len(told)} differences between groups is shown to be larger than chance."
         text += " This does not show that there is none: see the smallest detectable differences."
     if unsure:
         text += f" {len(unsure)} cannot be estimated from these cases."

@@ -84,7 +84,7 @@ STATISTICS = {
 
 def metric(name: str) -> Metric:
     """How to show a metric; one that is not listed is called by its own name and has no upper limit."""
-    shown = _TEXTS.get(name, Metric(readable(name).capitalize()))
+    shown = _TEXTS.get(name, Metric(heading(name)))
     known = REGISTRY.get(name)
     if known is None:
         return shown
@@ -93,7 +93,7 @@ def metric(name: str) -> Metric:
 
 def statistic(name: str) -> str:
     """Name of a disparity statistic for people."""
-    return STATISTICS.get(name, readable(name).capitalize())
+    return STATISTICS.get(name, heading(name))
 
 
 def readable(slug: str) -> str:
@@ -108,6 +108,12 @@ def _readable_part(part: str) -> str:
     if match := re.fullmatch(r"(\d+)(?:to|_)(\d+)", part):
         return f"{match[1]} to {match[2]}"
     return part.replace("_", " ")
+
+
+def heading(slug: str) -> str:
+    """A slug as the first words of a line: ``sex__age`` = ``Sex · age``."""
+    text = readable(slug)
+    return text[:1].upper() + text[1:]
 
 
 def number(value: float, name: str = "", *, unit: bool = True) -> str:

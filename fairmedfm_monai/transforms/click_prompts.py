@@ -34,13 +34,14 @@ class ClicksToPromptsd(MapTransform):
 
     * ``foreground``, ``background``: lists of voxel indices of the image file, [[i, j, k], ...];
     * ``roi``: a box, two corners [[i, j, k], [i, j, k]] or 3D Slicer's [i0, i1, j0, j1, k0, k1], ends inclusive;
-    * ``label``: name of the label, when it is one of `labels`; else the first of `labels`.
+    * ``label``: name of one of `labels`; without it, `label`.
 
     On pictures a third coordinate 0 is dropped. Runs right after loading, like all writers of prompts.
 
     Args:
         keys: key of the image.
-        labels: names of the labels (or name -> value); the first is the default.
+        label: name of the label that clicks ask for, unless the request says another.
+        labels: names of the labels (or name -> value) that a request may ask for; None = `label` only.
         allow_missing_keys: do nothing for a case without image.
 
     Raises:
@@ -51,11 +52,17 @@ class ClicksToPromptsd(MapTransform):
         self,
         keys: KeysCollection = "image",
         *,
-        labels: Mapping[str, int] | Sequence[str],
+        label: str | None = None,
+        labels: Mapping[str, int] | Sequence[str] | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.labels = list(label_values(labels))
+        names = [label] if labels is None else list(label_values(labels))
+        self.labels = [str(name) for name in names if name is not None]
+        if not self.labels or (label is not None and label not in self.labels):
+            msg = f"label must be one of labels, and one of the two is needed, got label {label!r}, labels {labels!r}"
+            raise ValueError(msg)
+        self.label = label or self.labels[0]
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Add the clicks to ``prompts`` in a copy of `data`."""
@@ -80,7 +87,7 @@ class ClicksToPromptsd(MapTransform):
 
     def _label(self, data: Mapping[Hashable, Any], image: MetaTensor) -> str:
         label = _request(data, image, "label")
-        return label if isinstance(label, str) and label else self.labels[0]
+        return label if isinstance(label, str) and label else self.label
 
 
 def _request(data: Mapping[Hashable, Any], image: MetaTensor, name: str) -> Any:

@@ -10,11 +10,10 @@ import numpy as np
 from monai.data.image_reader import ImageReader, NibabelReader
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
-from fairmedfm_monai.data.headers import LPS_TO_RAS, itk_affine, kind_of, series_files
+from fairmedfm_monai.data.headers import LPS_TO_RAS, itk_affine, kind_of, read_itk
 
 NO_CHANNEL = float("nan")  # MONAI's mark for an array without channel axis
 PHOTOMETRIC = "photometric_interpretation"
-_PHOTOMETRIC_TAG = "0028|0004"
 
 
 class CaseReader(ImageReader):
@@ -72,7 +71,7 @@ def _read(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
         return _read_nifti(path)
     if kind == "picture" and not _has_deep_colour(path):
         return _read_picture(path)
-    return _read_itk(path, kind)
+    return _read_itk(path)
 
 
 def _meta(shape: tuple[int, ...], affine: np.ndarray, channel_dim: float, photometric: str = "") -> dict[str, Any]:
@@ -97,20 +96,30 @@ def _has_deep_colour(path: Path) -> bool:
     """Whether a picture has more than 8 bits per colour, which Pillow would cut without a word."""
     from PIL import Image
 
-    with Image.open(path) as picture:
-        if picture.format == "PNG":
-            header = path.open("rb").read(26)
-            return header[24] == 16 and header[25] in (2, 6)  # IHDR: bit depth, colour type
-        bits = getattr(picture, "tag_v2", {}).get(258, (8,))  # TIFF BitsPerSample
-        return len(bits) > 1 and max(bits) > 8
+    with path.open("rb") as file:
+        head = file.read(26)
+    if head.startswith(b"\x89PNG"):
+        return len(head) == 26 and head[24] == 16 and head[25] in (2, 6)  # IHDR: bit depth, colour type
+    if not head.startswith((b"II", b"MM")):
+        return False
+    try:
+        with Image.open(path) as picture:
+            bits = getattr(picture, "tag_v2", {}).get(258, (8,))  # TIFF BitsPerSample
+    except OSError:
+        return True  # more than Pillow knows: SimpleITK may read it
+    return len(bits) > 1 and max(bits) > 8
 
 
 def _read_picture(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     from PIL import Image
 
-    with Image.open(path) as picture:
-        picture.load()  # np.asarray alone hides that a file is cut off in some versions of Pillow
-        array = np.asarray(_plain(picture))
+    try:
+        with Image.open(path) as picture:
+            picture.load()  # np.asarray alone hides that a file is cut off in some versions of Pillow
+            array = np.asarray(_plain(picture))
+    except Exception as error:  # Pillow raises struct.error, SyntaxError and more on damaged files
+        msg = f"the picture is cut off or damaged ({error})"
+        raise ValueError(msg) from error
     array = np.swapaxes(array, 0, 1)
     return array, _meta(array.shape[:2], LPS_TO_RAS.copy(), NO_CHANNEL if array.ndim == 2 else -1)
 
@@ -128,20 +137,9 @@ def _plain(picture: Any) -> Any:
     return picture.convert("RGB")
 
 
-def _read_itk(path: Path, kind: str) -> tuple[np.ndarray, dict[str, Any]]:
-    import SimpleITK
-
-    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
-    if kind == "series":
-        image = SimpleITK.ReadImage(series_files(path))
-        photometric = ""
-    else:
-        reader = SimpleITK.ImageFileReader()
-        reader.SetFileName(str(path))
-        image = reader.Execute()
-        photometric = reader.GetMetaData(_PHOTOMETRIC_TAG).strip() if reader.HasMetaDataKey(_PHOTOMETRIC_TAG) else ""
+def _read_itk(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
+    array, image, photometric = read_itk(path)
     dims = image.GetDimension()
-    array = SimpleITK.GetArrayFromImage(image)  # z, y, x, channel
     array = np.moveaxis(array, range(dims), range(dims - 1, -1, -1))
     if dims == 3 and array.shape[2] == 1:
         array = array[:, :, 0]

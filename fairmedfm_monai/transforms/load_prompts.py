@@ -76,7 +76,7 @@ class LoadPromptsd(MapTransform):
         prompt = entry.prompt
         if entry.space == "world":
             inverse = invert_affine(file_affine(image), where=case_name({}, image))
-            prompt = _drop_third(map_prompt(_pad_third(prompt), inverse), dims)
+            prompt = _drop_third(map_prompt(_pad_third(prompt), inverse, half_voxel=0), dims)
         check_prompt(prompt, where=entry.where, labels=self.labels, shape=image.shape[1:])
         return prompt
 

@@ -89,39 +89,45 @@ def check_prompt(prompt: Prompt, *, where: str, labels: Sequence[str] | None, sh
 
 
 def _check_inside(coords: np.ndarray, point_labels: np.ndarray, *, where: str, shape: np.ndarray) -> None:
+    size = tuple(shape.tolist())
     points = coords[point_labels <= OBJECT]
     outside = ((points < -0.5) | (points > shape - 0.5)).any(axis=1)
     if outside.any():
         msg = (
             f"{where}: point {points[outside][0].round(2).tolist()} (voxel indices) lies outside the image of shape "
-            f"{tuple(shape.tolist())}; give voxel indices of the image file, or RAS millimetres with space 'world'"
+            f"{size}; give voxel indices of the image file, or RAS millimetres with space 'world'"
         )
         raise ValueError(msg)
     box = coords[point_labels >= BOX_LOWER]
     if len(box) and ((box.max(axis=0) < -0.5) | (box.min(axis=0) > shape - 0.5)).any():
-        msg = f"{where}: box {box.round(2).tolist()} (voxel indices) lies outside the image of shape {tuple(shape)}"
+        msg = f"{where}: box {box.round(2).tolist()} (voxel indices) lies outside the image of shape {size}"
         raise ValueError(msg)
 
 
-def map_prompt(prompt: Prompt, matrix: np.ndarray) -> Prompt:
+def map_prompt(prompt: Prompt, matrix: np.ndarray, *, half_voxel: float = 0.5) -> Prompt:
     """Move a prompt to another grid.
 
-    A box becomes the smallest box in the new grid around the images of all its corners, so a flip cannot swap its
-    corners and an oblique map cannot cut it. Coordinates are rounded to 1e-4 voxels, which undoes the rounding errors
-    of inverted
-    affines: whole indices stay whole under flips and permutations.
+    A point moves with its voxel's centre. A box moves with the faces of its corner voxels and becomes the smallest box
+    of the new grid around them, again with inclusive voxel-centre corners: a flip cannot swap its corners, an oblique
+    map cannot cut it, and a tight box stays tight under resampling. Coordinates are rounded to 1e-4 voxels, which
+    undoes the rounding errors of inverted affines: whole indices stay whole under flips and permutations.
 
     Args:
         prompt: in the old grid.
         matrix: (4, 4), old homogeneous coordinates -> new ones; 2D coordinates get a third coordinate 0.
+        half_voxel: distance from a corner voxel's centre to its face, in old coordinates; 0 where these are no voxels
+            but millimetres, whose corners are taken as voxel centres.
     """
     coords, point_labels = np.asarray(prompt["coords"], dtype=float), np.asarray(prompt["point_labels"])
     mapped = _apply(coords, matrix)
     is_box = point_labels >= BOX_LOWER
     if is_box.any():
-        ranges = np.sort(coords[is_box], axis=0).T  # (D, 2): lower and upper end along each axis
-        hull = _apply(np.array(list(itertools.product(*ranges))), matrix)
-        mapped[point_labels == BOX_LOWER], mapped[point_labels == BOX_UPPER] = hull.min(axis=0), hull.max(axis=0)
+        ends = np.sort(coords[is_box], axis=0) + np.array([[-half_voxel], [half_voxel]])  # (2, D)
+        faces = _apply(np.array(list(itertools.product(*ends.T))), matrix)
+        corners = np.stack([faces.min(axis=0) + half_voxel, faces.max(axis=0) - half_voxel])
+        # A box thinner than a new voxel is put on its middle.
+        corners = np.where(corners[0] > corners[1], corners.mean(axis=0), corners)
+        mapped[point_labels == BOX_LOWER], mapped[point_labels == BOX_UPPER] = corners
     # Adding 0.0 turns -0.0 into 0.0.
     return Prompt(
         kind=prompt["kind"],

@@ -25,10 +25,9 @@ class PromptsToMetad(MapTransform):
     """Map prompts from the image file to the preprocessed image and store them in ``image.meta["prompts"]``.
 
     The last transform of a preprocessing. It takes ``prompts`` out of the data dict (lists of unequal length break
-    collation) and leaves JSON text, which survives collation, devices and arithmetic and is all that MONAI Label,
-    MONAI Deploy and a DataLoader hand on to an inferer. Coordinates are mapped by ``inv(affine) @ original_affine``,
-    voxel centres to voxel centres; a box stays the smallest box around its mapped corners. Without ``prompts`` it
-    does nothing.
+    collation) and leaves JSON text, which survives collation, devices and arithmetic and is all that MONAI Label, MONAI
+    Deploy and a DataLoader hand on to an inferer. Coordinates are mapped by ``inv(affine) @ original_affine``; a box
+    stays the smallest box around its voxels. Without ``prompts`` it does nothing.
 
     Args:
         keys: key of the image (C, H, W[, D]).

@@ -187,7 +187,7 @@ def load_adapter(model: peft.PeftModel, path: str | Path) -> None:
     wrong = [name for name in {**state, **current} if _shape(state, name) != _shape(current, name)]
     if wrong:
         msg = (
-            f"{path} is the adapter of another model: {len(wrong)} of {len(current)} tensors differ, first {wrong[0]} "
+            f"{path} is the adapter of another model: {len(wrong)} tensors differ, first {wrong[0]} "
             f"(file {_shape(state, wrong[0])}, model {_shape(current, wrong[0])})"
         )
         raise WeightsError(msg)

@@ -101,9 +101,7 @@ def _project(slabs: Slabs, chunk: _Chunk) -> Films:
         else:
             edge = len(image) // CELLS
             cells.append(nodule.mask.reshape(CELLS, edge, CELLS, edge).mean((1, 3)).astype(np.float32))
-            facts.append(
-                Facts(nodule=True, size=size_word(nodule.radius_mm), side=nodule.side, zone=nodule.zone)
-            )
+            facts.append(Facts(nodule=True, size=size_word(nodule.radius_mm), side=nodule.side, zone=nodule.zone))
     return Films(np.stack(images), np.stack(cells), facts)
 
 

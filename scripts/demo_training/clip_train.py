@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from demo_training.captions import agreement, draw_caption
 from demo_training.clip_data import Films, augment
+from demo_training.common import rate
 from fairmedfm_monai.networks.encoders.demo_clip import DemoCLIP
 
 
@@ -32,7 +33,7 @@ class ClipRecipe:
         seed: of start values, captions, augmentation and images.
     """
 
-    steps: int = 2200
+    steps: int = 1600
     images: int = 12_000
     batch: int = 64
     learning_rate: float = 1.5e-3
@@ -58,22 +59,24 @@ def contrastive_loss(logits: torch.Tensor, matches: torch.Tensor) -> torch.Tenso
     return (by_image + by_text) / 2
 
 
-def rate(step: int, steps: int, highest: float) -> float:
-    """Learning rate of a step (0-based): linear warm-up over 100 steps times a half cosine over all steps."""
-    return highest * min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / steps))
-
-
-def train_clip(films: Films, recipe: ClipRecipe, *, log_every: int = 100) -> DemoCLIP:
+def train_clip(
+    films: Films,
+    recipe: ClipRecipe,
+    *,
+    log_every: int = 100,
+    watch: Callable[[int, DemoCLIP], None] | None = None,
+) -> DemoCLIP:
     """Train on films and return the model (without the auxiliary head).
 
     Args:
         films: training radiographs.
         recipe: hyper-parameters.
         log_every: steps between two printed lines.
+        watch: called after each of these lines with the step and the model.
     """
     torch.manual_seed(recipe.seed)
     model = DemoCLIP(weights="random", seed=recipe.seed).train()
-    locate = nn.Conv2d(model.image.stages[-1].conv2.out_channels, 1, kernel_size=1)
+    locate = nn.Conv2d(model.image.cell_width, 1, kernel_size=1)
     parameters = [*model.parameters(), *locate.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     images, cells = torch.from_numpy(films.image), torch.from_numpy(films.cells)
@@ -83,7 +86,9 @@ def train_clip(films: Films, recipe: ClipRecipe, *, log_every: int = 100) -> Dem
         if len(queue) < recipe.batch:
             queue = order.permutation(len(films.facts))
         rows, queue = queue[: recipe.batch], queue[recipe.batch :]
-        optimiser.param_groups[0]["lr"] = rate(step, recipe.steps, recipe.learning_rate)
+        optimiser.param_groups[0]["lr"] = rate(
+            step, steps=recipe.steps, horizon=recipe.steps, cooldown=1, highest=recipe.learning_rate
+        )
         losses = _losses(model, locate, films, (images[rows], cells[rows], rows), recipe=recipe, step=step)
         optimiser.zero_grad()
         sum(losses).backward()  # type: ignore[union-attr]
@@ -92,6 +97,8 @@ def train_clip(films: Films, recipe: ClipRecipe, *, log_every: int = 100) -> Dem
         if (step + 1) % log_every == 0:
             shown = " ".join(f"{loss.item():.3f}" for loss in losses)
             print(f"clip step {step + 1}/{recipe.steps} losses {shown} {time.perf_counter() - start:.0f} s", flush=True)
+            if watch is not None:
+                watch(step + 1, model)
     return model.eval()
 
 

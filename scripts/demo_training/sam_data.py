@@ -9,11 +9,14 @@ import torch
 from scipy import ndimage
 from torch.nn import functional as F
 
+from fairmedfm_monai.networks.segmenters.demo_sam import MEAN
+
 IMAGE_SIZE = 256
 MASK_SIZE = 64
 HELD_OUT = ((16, 25), (48, 57), (80, 89), (112, 121))  # slice heights (inclusive) that no training step sees
 MARGIN = 3  # slices (7.5 mm) left out on either side of a held-out block: neighbours look alike
 MIN_PIXELS = 60  # objects smaller than this at 256 px are not prompted
+PADDED_SHARE = 0.35  # part of the training slices that are not square
 FOCUS_WEIGHT = 4.0  # the eight organs of the test are drawn this many times as often as another structure
 
 
@@ -91,7 +94,19 @@ def augment(slices: Slices, rows: np.ndarray, generator: torch.Generator) -> tup
     width = torch.where(lung, torch.tensor(1500.0), 320.0 + 160.0 * draw[:, 2])
     image = ((hu - (centre - width / 2)[:, None, None, None]) / width[:, None, None, None]).clamp(0, 1)
     noise = torch.randn(image.shape, generator=generator) * (0.03 * draw[:, 3])[:, None, None, None]
-    return (image + noise).clamp(0, 1) * 255.0, labels[:, 0].to(torch.uint8)
+    image = (image + noise).clamp(0, 1) * 255.0
+    _pad(image, labels, generator)
+    return image, labels[:, 0].to(torch.uint8)
+
+
+def _pad(image: torch.Tensor, labels: torch.Tensor, generator: torch.Generator) -> None:
+    """Make a part of the images narrow or low, in place: SAM fills the rest, right or below, with its mean grey."""
+    draw = torch.rand((len(image), 3), generator=generator)
+    for index in torch.nonzero(draw[:, 0] < PADDED_SHARE).flatten().tolist():
+        edge = int(IMAGE_SIZE * (0.6 + 0.4 * draw[index, 1]))
+        rest = (index, 0, slice(edge, None)) if draw[index, 2] < 0.5 else (index, 0, slice(None), slice(edge, None))
+        image[rest] = MEAN
+        labels[rest] = 0
 
 
 def _random_grid(n: int, generator: torch.Generator) -> torch.Tensor:

@@ -45,6 +45,19 @@ def test_roi_is_a_box(roi: Any) -> None:
     assert prompt["point_labels"] == [0, 2, 3]
 
 
+def test_default_label() -> None:
+    request = {"image": MetaTensor(torch.zeros(1, 8, 8)), "foreground": [[1, 1]]}
+    for settings, expected in (
+        ({"label": "tumour"}, "tumour"),
+        ({"labels": {"kidney": 1, "tumour": 2}}, "kidney"),
+        ({"labels": ["kidney", "tumour"], "label": "tumour"}, "tumour"),
+    ):
+        assert ClicksToPromptsd(**settings)(request)["prompts"][0]["label"] == expected
+    for wrong in ({}, {"label": "liver", "labels": ["kidney"]}):
+        with pytest.raises(ValueError, match="label must be one of labels"):
+            ClicksToPromptsd(**wrong)
+
+
 def test_without_clicks_nothing_happens() -> None:
     assert prompts({}) is None
     assert prompts({"foreground": [], "background": None, "roi": [], "label": "/some/mask.nii.gz"}) is None

@@ -7,6 +7,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Flip
+from skimage.measure import regionprops
 
 from fairmedfm_monai.transforms.prompts import Prompt, check_prompt, file_affine, label_values, map_prompt
 
@@ -24,13 +25,33 @@ def test_flipped_box_keeps_inclusive_corners() -> None:
     assert mapped["point_labels"] == [2, 3]
 
 
-def test_oblique_map_keeps_every_corner_of_the_box() -> None:
+def test_oblique_map_keeps_every_voxel_of_the_box() -> None:
+    """All voxels of a turned box, taken as squares, lie in the new box, and it touches them on every side."""
     angle = np.pi / 6
     turn = np.eye(4)
     turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-    mapped = np.array(map_prompt(box([0, 0, 0], [10, 4, 0]), turn)["coords"])
-    corners = np.array([[0, 0], [10, 0], [0, 4], [10, 4]]) @ turn[:2, :2].T
-    np.testing.assert_allclose(mapped[:, :2], [corners.min(axis=0), corners.max(axis=0)], atol=1e-4)
+    lower, upper = np.array(map_prompt(box([0, 0, 0], [10, 4, 0]), turn)["coords"])
+    corners = np.array([[-0.5, -0.5], [10.5, -0.5], [-0.5, 4.5], [10.5, 4.5]]) @ turn[:2, :2].T
+    np.testing.assert_allclose(lower[:2] - 0.5, corners.min(axis=0), atol=1e-4)
+    np.testing.assert_allclose(upper[:2] + 0.5, corners.max(axis=0), atol=1e-4)
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_a_tight_box_stays_tight_when_voxels_are_divided(factor: int) -> None:
+    """The mask, repeated voxel by voxel, has the mapped box as its own tight box; and back."""
+    mask = np.zeros((12, 10), dtype=np.uint8)
+    mask[3:9, 4:5] = 1
+    finer = regionprops(mask.repeat(factor, axis=0).repeat(factor, axis=1))[0].bbox
+    matrix = np.diag([factor, factor, 1.0, 1.0])
+    matrix[:2, 3] = (factor - 1) / 2
+    mapped = map_prompt(box([3, 4], [8, 4]), matrix)
+    assert mapped["coords"] == [[finer[0], finer[1]], [finer[2] - 1, finer[3] - 1]]
+    assert map_prompt(mapped, np.linalg.inv(matrix))["coords"] == [[3, 4], [8, 4]]
+
+
+def test_a_box_thinner_than_a_new_voxel_keeps_its_place() -> None:
+    matrix = np.diag([1.0, 0.25, 1.0, 1.0])
+    assert map_prompt(box([3, 8], [5, 8]), matrix)["coords"] == [[3, 2], [5, 2]]
 
 
 def test_permutation_with_anisotropic_spacing_is_exact() -> None:

@@ -114,7 +114,7 @@ def test_the_draws_are_those_of_every_machine() -> None:
     assert [prompt["coords"] for prompt in coords] == RECORDED
 
 
-RECORDED: list[list[list[int]]] = []
+RECORDED = [[[34, 7]], [[33, 12], [32, 25], [6, 16], [7, 10], [32, 9]]]
 
 
 def test_volume_gets_one_prompt_per_slice_kind_and_label() -> None:

@@ -244,7 +244,7 @@ def _preprocessing() -> Config:
     return {
         "_target_": "Compose",
         "transforms": [
-            common.load_image("image"),
+            *common.load_image("image"),
             # Rows and columns as on a screen, for pictures and slices alike.
             {"_target_": "Orientationd", "keys": "image", "axcodes": "PLS", "labels": None},
             {

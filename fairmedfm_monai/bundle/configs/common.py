@@ -18,6 +18,7 @@ IMPORTS = [
     "$from fairmedfm_monai.bundle import stamps",
     "$from fairmedfm_monai.handlers import free_output_dir",
     "$from fairmedfm_monai.handlers import exit_on_failures",
+    "$from fairmedfm_monai.handlers import log_headline",
     "$from fairmedfm_monai.handlers import unique_run_name",
 ]
 DEVICE = "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')"
@@ -101,7 +102,13 @@ def tracking_handler(**extra: Any) -> Config:
 
 def stats_handler(**extra: Any) -> Config:
     """The log on the screen, on the first process only."""
-    return {"_target_": "StatsHandler", "_disabled_": "$@rank > 0", "iteration_log": False, **extra}
+    return {
+        "_target_": "StatsHandler",
+        "_disabled_": "$@rank > 0",
+        "iteration_log": False,
+        "epoch_print_logger": "$log_headline",
+        **extra,
+    }
 
 
 def fairness_handler(**extra: Any) -> Config:
@@ -199,11 +206,12 @@ def data_parallel(module: str) -> Config:
     }
 
 
-def load_image(keys: str | list[str]) -> Config:
-    """MONAI's loader with the reader that serves every format a dataset folder may hold."""
-    return {
-        "_target_": "LoadImaged",
-        "keys": keys,
-        "reader": "fairmedfm_monai.transforms.CaseReader",
-        "ensure_channel_first": True,
-    }
+def load_image(keys: str | list[str]) -> list[Config]:
+    """MONAI's loader with the reader that serves every format a dataset folder may hold.
+
+    The channel axis is a step of its own: MONAI Deploy leaves the loader out and hands over an array without channels.
+    """
+    return [
+        {"_target_": "LoadImaged", "keys": keys, "reader": "fairmedfm_monai.transforms.CaseReader"},
+        {"_target_": "EnsureChannelFirstd", "keys": keys},
+    ]

@@ -35,7 +35,7 @@ def evaluate(row: Row, usage: str) -> Config:
         "preprocessing": {
             "_target_": "Compose",
             "transforms": [
-                common.load_image(["image", "label"]),
+                *common.load_image(["image", "label"]),
                 {
                     "_target_": "fairmedfm_monai.transforms.SimulatePromptsd",
                     "keys": "label",
@@ -93,7 +93,7 @@ def inference(row: Row, usage: str) -> Config:
         "preprocessing": {
             "_target_": "Compose",
             "transforms": [
-                common.load_image("image"),
+                *common.load_image("image"),
                 {
                     "_target_": "fairmedfm_monai.transforms.LoadPromptsd",
                     "keys": "image",

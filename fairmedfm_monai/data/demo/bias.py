@@ -39,7 +39,12 @@ class Bias:
 
     @classmethod
     def of(
-        cls, rule: str, strength: float | None, minority_share: float | None, *, degrade_strength: float = DEFAULT_STRENGTH
+        cls,
+        rule: str,
+        strength: float | None,
+        minority_share: float | None,
+        *,
+        degrade_strength: float = DEFAULT_STRENGTH,
     ) -> Bias:
         """Fill in the defaults of a rule and check it.
 
@@ -74,9 +79,10 @@ class Bias:
 
 
 def degrade(image: NDArray[np.uint8], strength: float, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Less contrast and more noise on a finished 8-bit image (any shape): contrast 1 - .3 s, noise sd .06 s of the range.
+    """Less contrast and more noise on a finished 8-bit image (any shape).
 
-    Strength 0 returns the image itself, to the byte.
+    Contrast around the mean is 1 - .3 s, the noise has sd .06 s of the full range, clipped to 8 bits
+    again. Strength 0 returns the image itself, to the byte.
     """
     if strength == 0:
         return image

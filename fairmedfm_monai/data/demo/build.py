@@ -6,8 +6,11 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+
+from filelock import FileLock
 
 from fairmedfm_monai.data.demo import bias, fetch
 from fairmedfm_monai.data.demo.ct2d import make_ct2d
@@ -67,12 +70,12 @@ def demo_folder(short: str, root: Path, scan_name: str) -> Path:
 
 
 def _ensure(short: str, root: Path, get_scan: Callable[[], Scan], scan_name: str) -> Path:
-    from filelock import FileLock
-
     folder = demo_folder(short, root, scan_name)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(str(folder.parent / f".{folder.name}.lock")):
         if not folder.is_dir():
+            for left_over in folder.parent.glob(f".partial-{folder.name}-*"):
+                shutil.rmtree(left_over, ignore_errors=True)
             logger.info("making demo/%s once (kept in %s)", short, folder)
             MAKERS[short](folder, scan=get_scan())
     return folder

@@ -12,7 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairmedfm_monai.data.demo.bias import DEFAULT_CT_STRENGTH, Bias, degrade_ct
-from fairmedfm_monai.data.demo.deform import Affine, Sampler, draw_deformation, grid_affine, recentre, rotation, save_nifti
+from fairmedfm_monai.data.demo.deform import (
+    Affine,
+    Sampler,
+    draw_deformation,
+    grid_affine,
+    recentre,
+    rotation,
+    save_nifti,
+)
 from fairmedfm_monai.data.demo.folder import NOTICE_LABELS, building, card, in_threads, write_json, write_rows
 from fairmedfm_monai.data.demo.patients import Patient, draw_patients
 from fairmedfm_monai.data.demo.scan import ORGAN_GROUPS, Scan, load_scan
@@ -151,7 +159,7 @@ class _SliceMaker:
             counts = np.bincount(mask.ravel(), minlength=len(ORGAN_GROUPS) + 1)[1:]
             if (counts >= MIN_PIXELS).sum() >= MIN_ORGANS:
                 return hu, mask, affine, int(height)
-        msg = f"no slice of the scan shows {MIN_ORGANS} organs of {MIN_PIXELS} pixels; expected a chest CT with organ labels"
+        msg = f"no slice shows {MIN_ORGANS} organs of {MIN_PIXELS} pixels; expected a chest CT with organ labels"
         raise ValueError(msg)
 
     def _heights(self, *, held_out: bool) -> list[int]:

@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 
 from fairmedfm_monai.data.demo.bias import Bias, degrade_ct
 from fairmedfm_monai.data.demo.ct2d import ct_bias, manifest_row
-from fairmedfm_monai.data.demo.deform import Affine, Sampler, draw_deformation, grid_affine, recentre, rotation, save_nifti
+from fairmedfm_monai.data.demo.deform import (
+    Affine,
+    Sampler,
+    draw_deformation,
+    grid_affine,
+    recentre,
+    rotation,
+    save_nifti,
+)
 from fairmedfm_monai.data.demo.folder import NOTICE_LABELS, building, card, in_threads, write_json, write_rows
 from fairmedfm_monai.data.demo.patients import Patient, draw_patients
 from fairmedfm_monai.data.demo.scan import ORGAN_GROUPS, Scan, load_scan
@@ -28,7 +36,7 @@ FIELD_MM = (330.0, 270.0)
 HEIGHT_MM = (70.0, 110.0)
 SCAN_CASE = "scan-0"
 SCAN_MARGIN_MM = 20.0
-N_VAL = 4
+GOLDEN = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,7 @@ def make_ct3d(
     seed: int = 0,
     bias: str = "degrade",
     strength: float | None = None,
-    n_val: int = N_VAL,
+    n_val: int = 4,
     n_test: int = 12,
     scan: Scan | None = None,
 ) -> Path:
@@ -74,9 +82,7 @@ def make_ct3d(
     scan = scan or load_scan()
     labels = label_volume(scan)
     sampler = Sampler(scan, labels)
-    patients = draw_patients(
-        seed, sizes={"val": n_val, "test": n_test}, prevalence=0.0, images_per_patient=(1.0,)
-    )
+    patients = draw_patients(seed, sizes={"val": n_val, "test": n_test}, prevalence=0.0, images_per_patient=(1.0,))
     with building(output) as folder:
         (folder / "images").mkdir()
         (folder / "masks").mkdir()
@@ -120,7 +126,7 @@ def reader_agreement(scan: Scan) -> dict[str, Any]:
 
 
 def _draw_grid(seed: tuple[int, int], place: int, sampler: Sampler) -> Grid:
-    """Orientation and spacing in turn, so that every data set holds each; extent, height and centre at random."""
+    """Orientation, spacing and height in turn, so that every data set holds each; extent and place at random."""
     rng = generator("geometry", seed)
     orientation = ORIENTATIONS[place % len(ORIENTATIONS)]
     spacing = SPACINGS_MM[place // len(ORIENTATIONS) % len(SPACINGS_MM)]
@@ -129,7 +135,9 @@ def _draw_grid(seed: tuple[int, int], place: int, sampler: Sampler) -> Grid:
     low, high = (sampler.world(np.array([0.0, 0.0, k]))[2] for k in (0, sampler.shape[2] - 1))
     centre = sampler.centre.copy()
     centre[:2] += rng.normal(scale=4.0, size=2)
-    centre[2] = rng.uniform(low + height / 2 + 5, high - height / 2 - 5)
+    # Golden-ratio steps spread the heights evenly, so that kidneys and liver are shown as well as lungs.
+    fraction = (place * GOLDEN + rng.uniform(0, 0.1)) % 1
+    centre[2] = low + height / 2 + 5 + fraction * (high - low - height - 10)
     affine = grid_affine("RAS" if orientation == "oblique" else orientation, spacing, shape, centre)
     if orientation == "oblique":
         turned = rotation((float(rng.uniform(6, 12)), float(rng.uniform(-8, 8)), float(rng.uniform(8, 15))))

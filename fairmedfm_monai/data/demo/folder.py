@@ -50,10 +50,27 @@ def building(output: str | Path) -> Iterator[Path]:
 
 
 def in_threads(function: Callable[[Item], Result], items: Sequence[Item], workers: int | None = None) -> list[Result]:
-    """``function`` of each item, in order. The work is numpy, scipy and torch kernels, which release the interpreter lock."""
+    """``function`` of each item, in order.
+
+    Threads, not processes: numpy, scipy and torch release the interpreter lock, nothing is copied, and a script
+    without a main guard may ask for demo data too.
+    """
     workers = workers or min(8, os.cpu_count() or 1)
-    with ThreadPoolExecutor(max_workers=workers) as pool:
+    with one_torch_thread(), ThreadPoolExecutor(max_workers=workers) as pool:
         return list(pool.map(function, items))
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Let torch use one thread per caller inside the block: its own pool under ours would fight for the cores."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

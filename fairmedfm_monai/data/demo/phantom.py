@@ -18,7 +18,16 @@ ORGANS = (
     "spleen", "kidney_right", "kidney_left", "liver", "lung_upper_lobe_left", "lung_lower_lobe_left",
     "lung_upper_lobe_right", "lung_middle_lobe_right", "lung_lower_lobe_right", "heart", "aorta", "spine", "ribs",
 )  # fmt: skip
-TISSUE_HU = {"spleen": 120, "kidney_right": 170, "kidney_left": 170, "liver": 110, "heart": 140, "aorta": 200, "spine": 350, "ribs": 450}
+TISSUE_HU = {
+    "spleen": 120,
+    "kidney_right": 170,
+    "kidney_left": 170,
+    "liver": 110,
+    "heart": 140,
+    "aorta": 200,
+    "spine": 350,
+    "ribs": 450,
+}
 FAT_HU, SOFT_HU, LUNG_HU, AIR_HU, NODULE_HU = -80, 45, -850, -1000, 30
 NODULE_MM = (70.0, -60.0, -20.0)
 NODULE_RADIUS_MM = 12.0
@@ -89,7 +98,9 @@ def _draw_organs(
     return organs, body
 
 
-def _fill(organs: NDArray[np.uint8], body: Mask, names: dict[str, int], spacing: NDArray[np.float64]) -> NDArray[np.int16]:
+def _fill(
+    organs: NDArray[np.uint8], body: Mask, names: dict[str, int], spacing: NDArray[np.float64]
+) -> NDArray[np.int16]:
     """HU with texture: noise everywhere, vessels in the lungs, fat under the skin."""
     rng = generator("phantom", 1)
     hu = np.where(body, float(SOFT_HU), float(AIR_HU))

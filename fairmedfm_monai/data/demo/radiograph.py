@@ -28,6 +28,7 @@ SOURCE_MM = 1800.0  # focus-detector distance of a chest film
 WATER_PER_MM = 0.02  # linear attenuation of water at diagnostic energies
 WARP_GRID = 33
 WARP_EXTENT_MM = 180.0
+WARP_CONTROL = 5
 
 Plane = NDArray[np.float32]
 
@@ -75,6 +76,8 @@ class Projector:
         axis = (np.arange(SIZE) - (SIZE - 1) / 2) * (FIELD_MM / SIZE)
         # Columns grow to the patient's left (image right on an AP film), rows grow downwards (z falls).
         self._x, self._z = np.meshgrid(axis, -axis)
+        # Cubic interpolation of 5 control points at 33 places, as a matrix.
+        self._spline = ndimage.zoom(np.eye(WARP_CONTROL), (WARP_GRID / WARP_CONTROL, 1), order=3, mode="nearest")
 
     def image(
         self, seed: Seed, patient_seed: Seed, nodule: bool | Nodule | None = None
@@ -91,8 +94,7 @@ class Projector:
         """
         if nodule is True:
             nodule = self.draw_nodule(patient_seed)
-        anatomy, pose = self._draw_anatomy(patient_seed), self._draw_pose(seed)
-        x, z = self._source_coordinates(anatomy, pose)
+        x, z = self._source_coordinates(self._draw_anatomy(patient_seed), self._draw_pose(seed))
         line = self._project(x, z)
         info = None
         if isinstance(nodule, Nodule):
@@ -104,7 +106,9 @@ class Projector:
     def draw_nodule(self, patient_seed: Seed) -> Nodule:
         """The nodule of a patient: place, size, shape and density depend on ``patient_seed`` alone."""
         scale = self._draw_anatomy(patient_seed).scale
-        return self.sites.draw(generator("nodule", patient_seed), scale=scale, field_mm=FIELD_MM, centre_mm=FIELD_CENTRE_MM)
+        return self.sites.draw(
+            generator("nodule", patient_seed), scale=scale, field_mm=FIELD_MM, centre_mm=FIELD_CENTRE_MM
+        )
 
     def _draw_anatomy(self, seed: Seed) -> Anatomy:
         rng = generator("anatomy", seed)
@@ -112,8 +116,8 @@ class Projector:
         rough = rng.normal(size=(len(self.slabs.depth), 2))
         smooth = ndimage.gaussian_filter1d(rough, 3.0, axis=0, mode="nearest")
         shift = 3.0 * smooth / (smooth.std() + 1e-6)
-        control = rng.normal(scale=4.5, size=(4, 5, 5))
-        warp = ndimage.zoom(control, (1, WARP_GRID / 5, WARP_GRID / 5), order=3, mode="nearest", grid_mode=False)
+        control = rng.normal(scale=4.5, size=(4, WARP_CONTROL, WARP_CONTROL))
+        warp = self._spline @ control @ self._spline.T
         return Anatomy(scale=scale, shift=shift, warp=warp.astype(np.float32))
 
     def _draw_pose(self, seed: Seed) -> Pose:
@@ -141,24 +145,26 @@ class Projector:
         return x, z
 
     def _sample_warp(self, warp: NDArray[np.float32], u: NDArray[np.float64], v: NDArray[np.float64]) -> Plane:
-        """Displacements (4, 128, 128) at plane positions (u, v) mm: the warp belongs to the patient, not to the film."""
-        import torch
-
-        grid = torch.from_numpy(np.stack([u, v], axis=-1)[None].astype(np.float32) / WARP_EXTENT_MM)
-        options = {"mode": "bilinear", "padding_mode": "border", "align_corners": True}
-        return torch.nn.functional.grid_sample(torch.from_numpy(warp[None]), grid, **options)[0].numpy()
+        """Displacements (4, 128, 128) at plane positions (u, v) mm: the warp belongs to the patient, not the film."""
+        grid = np.stack([u, v], axis=-1)[None].astype(np.float32) / WARP_EXTENT_MM
+        return _read(warp[None], grid)[0]
 
     def _project(self, x: Plane, z: Plane) -> NDArray[np.float64]:
         """Line integrals (128, 128): every slab read at (x, z) mm, summed along the beam."""
-        import torch
-
         half_x, half_z = self.slabs.half_extent
-        grid = torch.from_numpy(np.stack([x / np.float32(half_x), z / np.float32(half_z)], axis=-1))
-        values = torch.from_numpy(self.slabs.attenuation[:, None])
-        # Above and below the scan its end slices go on; a black band would be a cut no film has.
-        options = {"mode": "bilinear", "padding_mode": "border", "align_corners": True}
-        sampled = torch.nn.functional.grid_sample(values, grid, **options)
-        return sampled[:, 0].numpy().sum(axis=0, dtype=np.float64)
+        grid = np.stack([x / np.float32(half_x), z / np.float32(half_z)], axis=-1)
+        # Above and below the scan its end slices go on; a black band would be a cut that no film has.
+        return _read(self.slabs.attenuation[:, None], grid)[:, 0].sum(axis=0, dtype=np.float64)
+
+
+def _read(images: NDArray[np.float32], grid: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Bilinear values (N, C, H, W) of images (N, C, h, w) at grid (N, H, W, 2), -1 to 1 between outer pixel centres."""
+    import torch
+
+    read = torch.nn.functional.grid_sample(
+        torch.from_numpy(images), torch.from_numpy(grid), mode="bilinear", padding_mode="border", align_corners=True
+    )
+    return np.asarray(read.numpy(), dtype=np.float32)
 
 
 def develop(line: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -177,7 +183,7 @@ def develop(line: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.u
 
 
 def pink_noise(size: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Noise (size, size) of power spectrum 1/f^3 and standard deviation 1: quantum mottle seen through a scatter grid."""
+    """Noise (size, size) of power spectrum 1/f^3, mean 0 and standard deviation 1."""
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None, :])
     frequency[0, 0] = np.inf
     spectrum = np.fft.rfft2(rng.normal(size=(size, size))) * frequency**-1.5

@@ -31,8 +31,8 @@ ORGAN_GROUPS: dict[str, tuple[str, ...]] = {
 """The eight large organs of the demo's segmentation sets, and the structures of the scan that each joins."""
 
 CITATION_SCAN = (
-    "CT and readers' contours: LIDC-IDRI-0001. Armato SG III et al. The Lung Image Database Consortium (LIDC) and Image "
-    "Database Resource Initiative (IDRI). Medical Physics 38(2):915-931, 2011. The Cancer Imaging Archive, "
+    "CT and readers' contours: LIDC-IDRI-0001. Armato SG III et al. The Lung Image Database Consortium (LIDC) and "
+    "Image Database Resource Initiative (IDRI). Medical Physics 38(2):915-931, 2011. The Cancer Imaging Archive, "
     "doi:10.7937/K9/TCIA.2015.LO9QL9SX, CC BY 3.0. Changed: cropped, deformed, resampled, projected."
 )
 CITATION_LABELS = (
@@ -145,8 +145,8 @@ def read_scan(folder: str | Path) -> Scan:
     import nibabel as nib
 
     folder = Path(folder)
-    image = nib.load(folder / fetch.CT.name)
-    labels = nib.load(folder / fetch.ORGANS.name)
+    image = nib.Nifti1Image.from_filename(folder / fetch.CT.name)
+    labels = nib.Nifti1Image.from_filename(folder / fetch.ORGANS.name)
     axes = nib.aff2axcodes(image.affine)
     if axes != ("L", "A", "S") or not np.allclose(image.affine, labels.affine) or image.shape != labels.shape:
         msg = f"{folder}: expected LAS axes and labels on the image's grid, got {axes}, {image.shape}, {labels.shape}"
@@ -168,7 +168,7 @@ def read_scan(folder: str | Path) -> Scan:
     )
 
 
-def _read_contours(database: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+def _read_contours(database: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """Fill the readers' polygons on the scan's grid, (I, J, K) uint8 bit field.
 
     Contours hold DICOM pixels (x = column, y = row) and a table position z in mm: (i, j, k) = (x, J-1-y, (z-z0)/dz).
@@ -178,7 +178,8 @@ def _read_contours(database: Path, shape: tuple[int, int, int]) -> NDArray[np.ui
 
     with closing(sqlite3.connect(f"file:{database}?mode=ro&immutable=1", uri=True)) as connection:
         scan_id, z_first, z_step = connection.execute(
-            "SELECT scans.id, MIN(val), slice_thickness FROM scans JOIN zvals ON scan_id = scans.id WHERE patient_id = ?",
+            "SELECT scans.id, MIN(val), slice_thickness FROM scans JOIN zvals ON scan_id = scans.id "
+            "WHERE patient_id = ?",
             (LIDC_PATIENT,),
         ).fetchone()
         rows = connection.execute(
@@ -194,5 +195,7 @@ def _read_contours(database: Path, shape: tuple[int, int, int]) -> NDArray[np.ui
         ImageDraw.Draw(canvas).polygon(points, fill=1, outline=1)
         filled = np.asarray(canvas).T[:, ::-1]
         plane = bits[:, :, round((z - z_first) / z_step)]
-        plane[filled] = plane[filled] | 1 << readers[annotation] if inclusion else plane[filled] & ~(1 << readers[annotation])
+        plane[filled] = (
+            plane[filled] | 1 << readers[annotation] if inclusion else plane[filled] & ~(1 << readers[annotation])
+        )
     return bits

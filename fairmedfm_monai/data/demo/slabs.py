@@ -25,8 +25,9 @@ class Slabs:
     """Attenuation by depth, and the lungs on the grid it came from.
 
     Attributes:
-        attenuation: (32, Z, X) float32 line integrals per slab; x grows to the patient's left, z upwards.
-        depth: (32,) mm from the middle of the scan, positive = anterior (nearer to the focus of an AP film).
+        attenuation: (S, Z, X) float32 line integrals of the slabs that hold more than air (S <= 32); x grows to the
+            patient's left, z upwards.
+        depth: (S,) mm from the middle of the scan, positive = anterior (nearer to the focus of an AP film).
         half_extent: mm from the middle of the scan to the outermost pixel centres along (x, z).
         lungs: (I, J, K) uint8, 1 left and 2 right lung, on a grid of ``spacing`` mm centred on the scan's middle.
         spacing: voxel edges of ``lungs`` in mm.
@@ -50,7 +51,13 @@ def make_slabs(scan: Scan) -> Slabs:
     lungs = _pick(lungs, factor)
     hu = np.where(body_mask(hu), hu, -1000.0)
     solid = _pick(scan.organs, factor) > 0
-    hu = remove_nodule(hu, _pick((scan.reader_bits > 0).astype(np.uint8), factor) > 0, lungs > 0, solid=solid & (lungs == 0), spacing=spacing)
+    hu = remove_nodule(
+        hu,
+        _pick((scan.reader_bits > 0).astype(np.uint8), factor) > 0,
+        lungs > 0,
+        solid=solid & (lungs == 0),
+        spacing=spacing,
+    )
     attenuation = np.where(hu < -950, 0.0, np.clip((hu + 1000) / 1000, 0, 2.5) * 0.02).astype(np.float32)
     return _sum_slabs(attenuation, lungs, spacing)
 
@@ -100,7 +107,9 @@ def _pick(labels: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(labels[factor // 2 : size_i : factor, factor // 2 : size_j : factor])
 
 
-def _sum_slabs(attenuation: NDArray[np.float32], lungs: NDArray[np.uint8], spacing: tuple[float, float, float]) -> Slabs:
+def _sum_slabs(
+    attenuation: NDArray[np.float32], lungs: NDArray[np.uint8], spacing: tuple[float, float, float]
+) -> Slabs:
     size_i, size_j, size_k = attenuation.shape
     edges = np.linspace(0, size_j, N_SLABS + 1).round().astype(int)
     sums = np.add.reduceat(attenuation, edges[:-1], axis=1) * np.float32(spacing[1])
@@ -109,5 +118,6 @@ def _sum_slabs(attenuation: NDArray[np.float32], lungs: NDArray[np.uint8], spaci
     columns, rows = (round(2 * extent / PIXEL_MM) + 1 for extent in half)
     # (I, slab, K) -> (slab, K, I), resampled so that first and last pixel centres stay where they are.
     stacked = np.transpose(sums, (1, 2, 0))
-    resampled = ndimage.zoom(stacked, (1, rows / size_k, columns / size_i), order=1, mode="nearest", grid_mode=False)
-    return Slabs(np.ascontiguousarray(resampled, dtype=np.float32), depth, half, lungs, spacing)
+    shown = stacked.any(axis=(1, 2))
+    resampled = ndimage.zoom(stacked[shown], (1, rows / size_k, columns / size_i), order=1, mode="nearest")
+    return Slabs(np.ascontiguousarray(resampled, dtype=np.float32), depth[shown], half, lungs, spacing)

@@ -35,8 +35,8 @@ class CLIPEncoder(VisionLanguageEncoder):
     ``features`` is the projected image embedding as it is (what FairMedFM's linear probe reads), ``zero_shot`` the same
     scaled to unit length.
 
-    OpenAI's weights (and some others) were trained with QuickGELU. The same file fits a network with GELU and then gives
-    wrong features without an error, so ``variant`` decides the activation and weights of the other kind are refused.
+    OpenAI's weights (and some others) were trained with QuickGELU. The same file fits a network with GELU and then
+    gives wrong features without an error: ``variant`` decides the activation, weights of the other kind are refused.
 
     Args:
         variant: open_clip's name, e.g. ``ViT-B-32-quickgelu`` (see :func:`clip_variants`); OpenAI's own names
@@ -59,6 +59,7 @@ class CLIPEncoder(VisionLanguageEncoder):
         seed: int = 0,
     ) -> None:
         name = canonical_name(variant)
+        state = read_clip(name, weights, tag)
         config = model_config(name)
         known = get_pretrained_cfg(name, tag or default_tag(name) or "")
         statistics = known or {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
@@ -68,8 +69,8 @@ class CLIPEncoder(VisionLanguageEncoder):
         super().__init__(feature_dim=config["embed_dim"], input_spec=spec)
         with seeded(seed):
             model = CustomTextCLIP(**config)
-        if weights_kind(weights) in {"pretrained", "file"}:
-            load_clip(model, name, weights, tag)
+        if state is not None:
+            load_checked(model, state, origin=str(weights))
         self.visual = model.visual
         self.text = model.text
         self.logit_scale = model.logit_scale
@@ -96,8 +97,8 @@ class CLIPEncoder(VisionLanguageEncoder):
         cut = [text for text, length in zip(texts, lengths, strict=True) if length > self.context_length]
         if cut:
             warnings.warn(
-                f"{len(cut)} of {len(lengths)} prompts are longer than CLIP's {self.context_length} tokens and were cut "
-                f"(longest: {max(lengths)}); the first begins {cut[0][:60]!r}",
+                f"{len(cut)} of {len(lengths)} prompts are longer than CLIP's {self.context_length} tokens and were "
+                f"cut (longest: {max(lengths)}); the first begins {cut[0][:60]!r}",
                 stacklevel=2,
             )
         embedding = self.text(tokenizer(list(texts)).to(self.logit_scale.device))
@@ -166,7 +167,7 @@ def shrink(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def default_tag(name: str) -> str | None:
-    """The pretrained weights that ``name`` stands for: OpenAI's, else the last of LAION-2B, else the first; None = none."""
+    """The pretrained weights that ``name`` stands for: OpenAI's, else LAION-2B's last, else the first, else None."""
     tags = _fitting_tags(name)
     laion = [tag for tag in tags if tag.startswith("laion2b")]
     return "openai" if "openai" in tags else next(iter(laion[-1:] or tags), None)
@@ -191,20 +192,19 @@ def clip_source(name: str, tag: str = "") -> WeightSource:
         better = _fitting_tags(other) if other in clip_variants() else []
         fits = chosen in better if chosen else bool(better)
         hint = f"; those of `variant` {other} were trained with its activation: use that" if fits else ""
-        msg = (
-            f"{name} has no pretrained weights{f' {chosen!r}' if chosen else ''}{hint}. `tag` may be {fitting or None}"
-        )
+        wanted = f" {chosen!r}" if chosen else ""
+        msg = f"{name} has no pretrained weights{wanted}{hint}. Fitting values of `tag`: {', '.join(fitting) or 'none'}"
         raise ValueError(msg)
     config = get_pretrained_cfg(name, chosen)
-    url, repo = config.get("url", ""), config.get("hf_hub", "").strip("/")
-    file = url.rsplit("/", 1)[-1]
+    url, (owner, project, *hub_file) = config.get("url", ""), config["hf_hub"].rstrip("/").split("/")
+    repo, file = f"{owner}/{project}", url.rsplit("/", 1)[-1]
     own = tuple(f"{name}.{chosen}.{suffix}" for suffix in ("safetensors", "bin", "pt"))
     return WeightSource(
         names=(file, *own) if url else own,
-        page=f"https://huggingface.co/{repo}" if repo else url,
+        page=f"https://huggingface.co/{repo}",
         url=url,
         repo=repo,
-        repo_files=("open_clip_model.safetensors", "open_clip_pytorch_model.bin"),
+        repo_files=tuple(hub_file) or ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"),
         sha256=_digest_in(url),
     )
 
@@ -212,31 +212,33 @@ def clip_source(name: str, tag: str = "") -> WeightSource:
 def _digest_in(url: str) -> dict[str, str]:
     """The SHA-256 that OpenAI's and OpenCLIP's links carry: a folder name, or the last 8 digits of the file name."""
     folder, _, file = url.rpartition("/")
-    whole, short = re.search(r"/([0-9a-f]{64})$", folder), re.search(r"-([0-9a-f]{8})\.pt$", file)
+    whole, short = re.search(r"/([0-9a-f]{64})$", folder), re.search(r"-([0-9a-f]{8})\.pth?$", file)
     found = whole or short
     return {file: found[1]} if found else {}
 
 
-def load_clip(model: torch.nn.Module, name: str, weights: str | Path, tag: str = "") -> None:
-    """Load ``pretrained`` or a file into open_clip's ``CustomTextCLIP`` of the variant ``name``.
+def read_clip(name: str, weights: str | Path, tag: str = "") -> State | None:
+    """Weights of the variant ``name`` by the names of :class:`CLIPEncoder`; None for ``random`` and ``tiny``.
 
     Raises:
-        WeightsError: if the file cannot be had, does not fit, or is OpenAI's and ``name`` has no QuickGELU.
+        WeightsError: if the file cannot be had, or is OpenAI's and ``name`` has no QuickGELU.
     """
     source = clip_source(name, tag) if weights_kind(weights) == "pretrained" else WeightSource((), "")
     path = resolve_weights(weights, source)
+    if path is None:
+        return None
     state = read_checkpoint(path)
-    if (is_jit_archive(path) or "input_resolution" in state) and not name.endswith(QUICK):
+    if (is_jit_archive(path) or _SETTINGS[0] in state) and not name.endswith(QUICK):
         msg = (
             f"{path} holds OpenAI's weights, trained with QuickGELU; {name} has GELU and would give wrong features: "
             f"set `variant` to {name + QUICK}"
         )
         raise WeightsError(msg)
-    load_checked(model, rename_clip(state), origin=str(path))
+    return rename_clip(state)
 
 
 def rename_clip(state: State) -> State:
-    """OpenAI's and open_clip's names to those of :class:`CLIPEncoder` (text tower under ``text.``), settings dropped."""
+    """OpenAI's and open_clip's names to :class:`CLIPEncoder`'s (text tower under ``text.``), without settings."""
     weights = {name: tensor for name, tensor in state.items() if name.rsplit(".", 1)[-1] not in _SETTINGS}
     return convert_to_custom_text_state_dict(weights)
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from fairmedfm_monai.networks.encoders.base import VisionLanguageEncoder
 from fairmedfm_monai.networks.encoders.demo_vocabulary import MAX_TOKENS, PAD, WordTokenizer
-from fairmedfm_monai.networks.pretrained import fill_shipped
+from fairmedfm_monai.networks.pretrained import fill_shipped, only_variant
 from fairmedfm_monai.networks.spec import InputSpec
 from fairmedfm_monai.networks.weights import seeded, weights_kind
 
@@ -84,6 +84,7 @@ class ImageTower(nn.Module):
 
     def __init__(self, *, stem: int, width: int, depth: int) -> None:
         super().__init__()
+        self.cell_width = 4 * stem
         self.stem = nn.Sequential(nn.Conv2d(1, stem, 5, 2, 2, bias=False), nn.GroupNorm(8, stem), nn.ReLU())
         self.stages = nn.Sequential(
             Residual(stem, 2 * stem, stride=2),
@@ -144,10 +145,15 @@ class DemoCLIP(VisionLanguageEncoder):
 
     Args:
         weights: ``pretrained`` (shipped with the package), a path, ``random`` or ``tiny``.
+        variant: ``default``, the only one.
         seed: of ``random`` and ``tiny``.
+
+    Raises:
+        ValueError: for another variant.
     """
 
-    def __init__(self, weights: str | Path = "pretrained", *, seed: int = 0) -> None:
+    def __init__(self, weights: str | Path = "pretrained", *, variant: str = "default", seed: int = 0) -> None:
+        only_variant(variant)
         size = TINY if weights_kind(weights) == "tiny" else GEOMETRY
         super().__init__(feature_dim=size["width"], input_spec=SPEC)
         self.tokenizer = WordTokenizer()

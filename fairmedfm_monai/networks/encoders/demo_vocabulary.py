@@ -26,7 +26,7 @@ WORDS = tuple(
     show shows showing shown see seen visible demonstrates demonstrating reveals contains containing has have having
     present depicts depicting displays displaying demonstrated detected identified observed found noted located lies
     appears appearance
-    """.split()
+    """.split()  # noqa: SIM905 (a list of literals would be two hundred lines)
 )
 """Every word occurs in the captions of the training, so that none of them is an untrained vector."""
 
@@ -95,8 +95,8 @@ class WordTokenizer:
         for text, words in zip(texts, split, strict=True):
             if not any(word in self._number for word in words):
                 msg = (
-                    f"demo_clip knows no word of the prompt {text!r}; its vocabulary are {len(self.words)} words of chest "
-                    "radiography, see fairmedfm_monai.networks.encoders.demo_vocabulary.WORDS"
+                    f"demo_clip knows no word of the prompt {text!r}; its vocabulary are {len(self.words)} words of "
+                    "chest radiography, see fairmedfm_monai.networks.encoders.demo_vocabulary.WORDS"
                 )
                 raise ValueError(msg)
         self._report(split)

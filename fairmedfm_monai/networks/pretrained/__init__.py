@@ -24,3 +24,14 @@ def fill_shipped(module: nn.Module, name: str, weights: str | Path) -> None:
     """
     path = shipped(name) if weights_kind(weights) == "pretrained" else weights
     fill_weights(module, path, source=WeightSource(names=(f"{name}.safetensors",), page="scripts/train_demo_models.py"))
+
+
+def only_variant(variant: str) -> None:
+    """Refuse a variant: each demo model has one, ``default``.
+
+    Raises:
+        ValueError: for another name.
+    """
+    if variant != "default":
+        msg = f"`variant` must be 'default', the only one of a demo model, but got {variant!r}"
+        raise ValueError(msg)

@@ -12,6 +12,6 @@ __getattr__, __dir__ = lazy_exports(
         "PromptableSegmenter": ".base",
         "SamCore": ".sam",
         "SamSegmenter": ".sam",
-        "build_sam": ".sam",
+        "build_sam": ".sam_builder",
     },
 )

@@ -73,7 +73,7 @@ class PromptableSegmenter(nn.Module):
 
         Returns:
             Mask logits (B, P, H, W), object where positive, and predicted IoU (B, P). A row of nothing but padding
-            (and no mask) gets the logit ``NO_PROMPT`` and IoU 0.
+            (and no mask) is background everywhere (about ``NO_PROMPT`` in SAM) with IoU 0.
         """
         raise NotImplementedError
 
