@@ -24,11 +24,12 @@ from demo_training.clip_data import make_films
 from demo_training.clip_measure import calibrate, measure_clip, missed_clip
 from demo_training.clip_train import ClipRecipe, train_clip
 from demo_training.common import machine, read_about, save_model, timed
-from demo_training.sam_data import HELD_OUT, training_heights
+from demo_training.sam_data import training_heights
 from demo_training.sam_measure import measure_sam, missed_sam
 from demo_training.sam_train import SamRecipe, make_slices, train_sam
 
 from fairmedfm_monai.data.demo.bias import DEFAULT_CT_STRENGTH
+from fairmedfm_monai.data.demo.ct2d import HELD_OUT
 from fairmedfm_monai.data.demo.scan import Scan, load_scan
 from fairmedfm_monai.networks.encoders.demo_clip import DemoCLIP
 from fairmedfm_monai.networks.pretrained import FOLDER

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-# State that changes with use, or says where and not what: random states, what a reader read last, the device.
-_VOLATILE = frozenset({"R", "filenames", "has_series", "device"})
+# State that changes with use, or says where and not what: random states, what a reader read last, tracing, the device.
+_VOLATILE = frozenset({"R", "filenames", "has_series", "device", "_tracing"})
 _LINKED = (".mhd", ".nhdr", ".hdr")  # headers whose voxels lie in a file of the same stem
 _HASH_THREADS = 4
 _BLOCK = 1000  # files per entry into the database

@@ -258,7 +258,9 @@ class FeatureDataset(Dataset):
             readable = np.flatnonzero(self._rows >= 0)
             index = int(readable[np.searchsorted(readable, index) % len(readable)])
         feature = torch.from_numpy(np.array(self._array[self._rows[index]]))
-        return {**self.data[index], "image": feature, "failed": failed}
+        case = self.data[index]
+        # A feature vector does not know its file: without an id (MONAI Label gives none) cases could not be told apart.
+        return {"case_id": case_name(case), **case, "image": feature, "failed": failed}
 
     def __getstate__(self) -> dict[str, Any]:
         """Without memory map and, once encoded, encoder: loader workers open the map themselves and encode nothing."""

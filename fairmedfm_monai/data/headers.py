@@ -18,7 +18,6 @@ import numpy as np
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 NIFTI = (".nii", ".nii.gz")
-_PHOTOMETRIC = "0028|0004"  # DICOM tag of the photometric interpretation
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -152,12 +151,12 @@ def mask_values(path: str | Path) -> set[float]:
     return {float(value) for value in np.unique(array)}
 
 
-def read_itk(path: Path) -> tuple[np.ndarray, Any, str]:
+def read_itk(path: Path) -> tuple[np.ndarray, Any]:
     """Decode a file or a folder of one DICOM series with SimpleITK.
 
     Returns:
-        Array with the axes z, y, x (, channel), DICOM rescale slope applied; the image; its photometric
-        interpretation (``""`` for a series and outside DICOM).
+        Array with the axes z, y, x (, channel), and the image. ITK applies the DICOM rescale slope and turns
+        MONOCHROME1 round, so high values are bright.
 
     Raises:
         ValueError: not readable, with SimpleITK's reason.
@@ -166,14 +165,8 @@ def read_itk(path: Path) -> tuple[np.ndarray, Any, str]:
 
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     with _plain_errors():
-        if path.is_dir():
-            image = SimpleITK.ReadImage(series_files(path))
-            return SimpleITK.GetArrayFromImage(image), image, ""
-        reader = SimpleITK.ImageFileReader()
-        reader.SetFileName(str(path))
-        image = reader.Execute()
-    photometric = reader.GetMetaData(_PHOTOMETRIC) if reader.HasMetaDataKey(_PHOTOMETRIC) else ""
-    return SimpleITK.GetArrayFromImage(image), image, photometric.strip()
+        image = SimpleITK.ReadImage(series_files(path) if path.is_dir() else str(path))
+    return SimpleITK.GetArrayFromImage(image), image
 
 
 @contextlib.contextmanager

@@ -114,13 +114,13 @@ class Region:
     for any number of groups and never excludes "no difference" just because a maximum is taken over noise.
 
     Attributes:
-        values: (G,) estimates.
+        estimates: (G,) values of the groups.
         low, high: (G,) ends for all groups at once (Sidak's level over groups, which are independent).
         pair_low, pair_high: (G,) ends at Sidak's level over all pairs, for differences.
         level: joint level.
     """
 
-    values: FloatArray
+    estimates: FloatArray
     low: FloatArray
     high: FloatArray
     pair_low: FloatArray
@@ -137,11 +137,11 @@ class Region:
 
     def gap(self) -> tuple[float, float]:
         """Bounds of max - min from all pairwise differences, each by MOVER (Zou & Donner, Stat Med 2008, eq. 5)."""
-        left, right = np.triu_indices(self.values.size, 1)
-        swap = self.values[left] < self.values[right]
+        left, right = np.triu_indices(self.estimates.size, 1)
+        swap = self.estimates[left] < self.estimates[right]
         left, right = np.where(swap, right, left), np.where(swap, left, right)
-        difference = self.values[left] - self.values[right]
-        down, up = self.values - self.pair_low, self.pair_high - self.values
+        difference = self.estimates[left] - self.estimates[right]
+        down, up = self.estimates - self.pair_low, self.pair_high - self.estimates
         below, above = np.hypot(down[left], up[right]), np.hypot(up[left], down[right])
         least = max(0.0, float((difference - below).max()))
         return least, float(np.maximum(difference + above, below - difference).max())
@@ -151,9 +151,9 @@ class Region:
 
         With two groups this is the usual 2.8 standard errors; with more, q is the quantile for all pairs.
         """
-        g = self.values.size
+        g = self.estimates.size
         half = (self.pair_high - self.pair_low) / 2
-        margin = float(np.hypot(half[np.argmax(self.values)], half[np.argmin(self.values)]))
+        margin = float(np.hypot(half[np.argmax(self.estimates)], half[np.argmin(self.estimates)]))
         q = quantile(np.inf, self.level ** (2 / (g * (g - 1))))
         # Groups without any variation say nothing about what could have been found.
         return margin * (q + float(ndtri(POWER))) / q if margin > 0 else float("nan")
@@ -168,7 +168,7 @@ class Region:
         """Least and largest minimum, least and largest maximum, for the two that are most and least apart."""
         if self.low.max() <= self.high.min():
             # All intervals overlap: the groups may be equal.
-            middle = float(np.clip(np.median(self.values), self.low.max(), self.high.min()))
+            middle = float(np.clip(np.median(self.estimates), self.low.max(), self.high.min()))
             return float(self.low.min()), middle, middle, float(self.high.max())
         return float(self.low.min()), float(self.high.min()), float(self.low.max()), float(self.high.max())
 
@@ -182,18 +182,18 @@ class Region:
             least = float(np.std(np.clip(centres, self.low, self.high), axis=1).min())
         # The largest puts the groups above a split at their upper ends, the others at their lower ends.
         order = np.argsort(self.low + self.high)
-        splits = np.arange(self.values.size)[None, :] >= np.arange(self.values.size + 1)[:, None]
+        splits = np.arange(self.estimates.size)[None, :] >= np.arange(self.estimates.size + 1)[:, None]
         ends = np.where(splits, self.high[order], self.low[order])
         return least, float(np.std(ends, axis=1).max())
 
     def equity_penalty(self, variant: str, overall: float) -> tuple[float, float]:
         """Least and largest penalty of equity scaling, the overall value held."""
         if variant == "es_sum":
-            distance = np.abs(self.values - overall)
+            distance = np.abs(self.estimates - overall)
             nearest = np.maximum(0.0, np.maximum(self.low - overall, overall - self.high))
             farthest = np.maximum(np.abs(self.low - overall), np.abs(self.high - overall))
             return float(np.minimum(nearest, distance).sum()), float(np.maximum(farthest, distance).sum())
-        g = self.values.size
+        g = self.estimates.size
         factor = 1.0 if variant == "es_std" else np.sqrt(g / (g - 1))
         least, most = self.sd()
         return least * factor, most * factor

@@ -7,9 +7,7 @@ import contextlib
 import functools
 import json
 import logging
-import math
 import os
-import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,11 +26,11 @@ from monai.handlers.mlflow_handler import mlflow
 
 from fairmedfm_monai.reporting.files import AGGREGATE_FILES, HASHED_FILE
 
+from .mlflow_values import clean_tags, loggable
+
 logger = logging.getLogger(__name__)
 
 OFF = "off"
-_NOT_ALLOWED = re.compile(r"[^A-Za-z0-9_./: -]")
-_MAX_TAG = 5000
 
 
 def unique_run_name(prefix: str) -> str:
@@ -45,39 +43,6 @@ def unique_run_name(prefix: str) -> str:
         ``<prefix>-<YYYYmmdd-HHMMSS>-<six random hex digits>``.
     """
     return f"{prefix}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
-
-
-def loggable(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Keep what a tracking store can hold: finite numbers under names that MLflow accepts.
-
-    Args:
-        metrics: name -> number, 0-d tensor or anything else (left out).
-
-    Returns:
-        Finite floats. Names that would become the same one after replacing forbidden characters by ``_`` are
-        all left out with a warning: a curve that mixes two groups is worse than none.
-    """
-    clean: dict[str, float] = {}
-    source: dict[str, str] = {}
-    clashes: set[str] = set()
-    for name, value in metrics.items():
-        number = _finite(value)
-        if number is None:
-            continue
-        key = _NOT_ALLOWED.sub("_", str(name))
-        if key in source:
-            logger.warning("metrics %r and %r have the same MLflow name %r: neither is logged", source[key], name, key)
-            clashes.add(key)
-        clean[key], source[key] = number, str(name)
-    return {key: value for key, value in clean.items() if key not in clashes}
-
-
-def _finite(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor with more than one element
-        return None
-    return number if math.isfinite(number) else None
 
 
 def _guarded(method: Callable[..., None]) -> Callable[..., None]:
@@ -133,7 +98,7 @@ class TrackingHandler(MLFlowHandler):
         close_on_complete: bool = False,
         **kwargs: Any,
     ) -> None:
-        self.tags = _clean_tags(tags or {})
+        self.tags = clean_tags(tags or {})
         default = f"sqlite:///{Path('mlruns.db').resolve()}"
         self.address = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or default
         self.files = [artifacts] if isinstance(artifacts, (str, Path)) else list(artifacts or [])
@@ -280,7 +245,7 @@ def log_output_dir(
     experiment = client.get_experiment_by_name(experiment_name)
     experiment_id = experiment.experiment_id if experiment else client.create_experiment(experiment_name)
     name = run_name or unique_run_name(folder.name)
-    run_id = str(client.create_run(experiment_id, run_name=name, tags=_clean_tags(run.get("tags", {}))).info.run_id)
+    run_id = str(client.create_run(experiment_id, run_name=name, tags=clean_tags(run.get("tags", {}))).info.run_id)
     now = int(time.time() * 1000)
     metrics = [mlflow.entities.Metric(key, value, now, 0) for key, value in loggable(run.get("metrics", {})).items()]
     client.log_batch(run_id, metrics=metrics)
@@ -289,13 +254,6 @@ def log_output_dir(
             client.log_artifact(run_id, str(folder / file))
     client.set_terminated(run_id, "FINISHED")
     return run_id
-
-
-def _clean_tags(tags: Mapping[str, Any]) -> dict[str, str]:
-    texts = {
-        key: "; ".join(map(str, value)) if isinstance(value, (list, tuple)) else value for key, value in tags.items()
-    }
-    return {str(key): str(value)[:_MAX_TAG] for key, value in texts.items() if value not in (None, "")}
 
 
 def _is_rank0() -> bool:

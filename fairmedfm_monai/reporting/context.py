@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from fairmedfm_monai.fairness.classification import NOT_CALIBRATED
 from fairmedfm_monai.fairness.report import OVERALL, UNKNOWN, FairnessReport
 
 from . import curves, figures, forest, sentences, wording
@@ -63,14 +64,15 @@ def build_context(
     table = report.subgroups[report.subgroups["split"] == split]
     told = sentences.findings(report.subgroups, report.disparities, metric=primary, split=split)
     sections = _sections(report, table, predictions[predictions["split"] == split], run, task=task, split=split)
-    small = small_groups(table, task)
+    seen_first = list(banners) + [f"{note[:1].upper()}{note[1:]}." for note in report.notes if NOT_CALIBRATED in note]
+    seen_first += [sentence for sentence in [small_groups(table, task)] if sentence]
     strips, finding_scale = _with_strips(told, primary)
     return {
         "title": title,
         "split": split,
         "run": run,
-        "banners": list(dict.fromkeys([*banners, *([small] if small else [])])),
-        "notes": [note for note in report.notes if note not in banners],
+        "banners": list(dict.fromkeys(seen_first)),
+        "notes": [note for note in report.notes if note not in banners and NOT_CALIBRATED not in note],
         "research_use": wording.RESEARCH_USE,
         "primary": wording.metric(primary),
         "tiles": tiles(table, told, primary, report.settings),

@@ -25,6 +25,7 @@ WINDOWS: Mapping[str, tuple[float, float]] = {
 }
 DEFAULT_WINDOW = "soft_tissue"
 _GREY = (0.299, 0.587, 0.114)  # luma weights of ITU-R BT.601
+_PHOTOMETRIC = "00280004"  # DICOM tag of the photometric interpretation, as pydicom writes it into JSON
 _SAMPLE = 1_000_000  # values from which percentiles are taken
 
 
@@ -102,7 +103,8 @@ class XRayIntensityd(MapTransform):
         keys: images of shape (1 or 3, spatial...).
         lower: percentile that becomes 0.
         upper: percentile that becomes 1.
-        invert: True, False, or ``"auto"``: where the file says MONOCHROME1 (low values are bright).
+        invert: True, False, or ``"auto"``: where the meta data say that the values are MONOCHROME1 (low is bright), as
+            those of MONAI's ``PydicomReader(prune_metadata=False)`` do. `CaseReader` has turned such images round.
         allow_missing_keys: whether absent keys are passed over.
     """
 
@@ -149,7 +151,7 @@ class XRayIntensityd(MapTransform):
         if self.invert != "auto":
             return bool(self.invert)
         meta = image.meta if isinstance(image, MetaTensor) else {}
-        return meta.get("photometric_interpretation") == "MONOCHROME1"
+        return "MONOCHROME1" in dict(meta.get(_PHOTOMETRIC) or {}).get("Value", ())
 
 
 def _one_channel(image: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,6 @@ from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 from fairmedfm_monai.data.headers import LPS_TO_RAS, itk_affine, kind_of, read_itk
 
 NO_CHANNEL = float("nan")  # MONAI's mark for an array without channel axis
-PHOTOMETRIC = "photometric_interpretation"
 
 
 class CaseReader(ImageReader):
@@ -27,8 +26,8 @@ class CaseReader(ImageReader):
     columns and H rows becomes (W, H). Affines map indices to RAS millimetres; a 2D image has the affine
     ``diag(-sx, -sy, 1, 1)`` with sx, sy the pixel spacing in mm (1 where the file has none), as MONAI's ``ITKReader``
     gives it, so ``Orientationd(axcodes="PLS")`` turns both pictures and volumes into rows x columns as on a screen.
-    Values are those of the file after the DICOM rescale slope; MONOCHROME1 is left as it is and noted in
-    ``meta["photometric_interpretation"]``, which `XRayIntensityd` reads. No other header entry is kept.
+    DICOM values come after the rescale slope, and MONOCHROME1 comes turned round, so that high values are bright. Only
+    what MONAI needs (affine, shape, channel axis, file name) is kept of a header.
     """
 
     def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
@@ -74,14 +73,13 @@ def _read(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     return _read_itk(path)
 
 
-def _meta(shape: tuple[int, ...], affine: np.ndarray, channel_dim: float, photometric: str = "") -> dict[str, Any]:
+def _meta(shape: tuple[int, ...], affine: np.ndarray, channel_dim: float) -> dict[str, Any]:
     return {
         MetaKeys.AFFINE: affine,
         MetaKeys.ORIGINAL_AFFINE: affine.copy(),
         MetaKeys.SPATIAL_SHAPE: np.asarray(shape),
         MetaKeys.SPACE: SpaceKeys.RAS,
         MetaKeys.ORIGINAL_CHANNEL_DIM: channel_dim,
-        PHOTOMETRIC: photometric,
     }
 
 
@@ -138,7 +136,7 @@ def _plain(picture: Any) -> Any:
 
 
 def _read_itk(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
-    array, image, photometric = read_itk(path)
+    array, image = read_itk(path)
     dims = image.GetDimension()
     array = np.moveaxis(array, range(dims), range(dims - 1, -1, -1))
     if dims == 3 and array.shape[2] == 1:
@@ -147,4 +145,4 @@ def _read_itk(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     if array.ndim > dims and array.shape[-1] == 4:
         array = array[..., :3]  # alpha
     channel_dim = NO_CHANNEL if array.ndim == dims else -1
-    return np.ascontiguousarray(array), _meta(array.shape[:dims], itk_affine(image), channel_dim, photometric)
+    return np.ascontiguousarray(array), _meta(array.shape[:dims], itk_affine(image), channel_dim)

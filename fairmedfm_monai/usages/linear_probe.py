@@ -9,6 +9,20 @@ from fairmedfm_monai.networks.encoders.base import ImageEncoder, VisionLanguageE
 from fairmedfm_monai.networks.weights import seeded, strict_keys
 
 
+def _take_own_part(head: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """A head that is given the state of the whole model takes its own part of it.
+
+    The head alone is what trains, and MONAI Label offers ``model.pt``, the whole model, to whatever trains: without
+    this it would load nothing, say nothing and start again.
+    """
+    if prefix or "head.weight" not in state:
+        return
+    for name in list(state):
+        value = state.pop(name)
+        if name.startswith("head."):
+            state[name.removeprefix("head.")] = value
+
+
 class LinearProbe(nn.Module):
     """Classifier on the features of a frozen encoder.
 
@@ -32,6 +46,7 @@ class LinearProbe(nn.Module):
         self.encoder = encoder.requires_grad_(False).eval()
         with seeded(seed):
             self.head = nn.Linear(encoder.feature_dim, num_classes)
+        self.head.register_load_state_dict_pre_hook(_take_own_part)
         strict_keys(self)
 
     def forward(self, image: Tensor) -> Tensor:

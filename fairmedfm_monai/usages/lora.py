@@ -51,10 +51,12 @@ def add_lora(
         lora_alpha=alpha,
         lora_dropout=dropout,
         target_modules=_matches(network, target_modules),
-        modules_to_save=["head"],
     )
     with seeded(seed):
-        return peft.get_peft_model(network, config)
+        model = peft.get_peft_model(network, config)
+    # Not through peft's `modules_to_save`: it goes by the end of a name and would take an encoder's `image_head` too.
+    network.get_submodule("head").requires_grad_(True)
+    return model
 
 
 def _matches(network: nn.Module, targets: Sequence[str]) -> list[str]:
@@ -131,10 +133,12 @@ class MergedState:
 
     Args:
         model: result of :func:`add_lora`.
+        adapter: file for the adapters, written whenever the state is taken, so that the two are of the same epoch.
     """
 
-    def __init__(self, model: peft.PeftModel) -> None:
+    def __init__(self, model: peft.PeftModel, *, adapter: str | Path | None = None) -> None:
         self._model = model
+        self._adapter = adapter
         self._base = {
             f"{name}.{part}": parameter.detach().clone()
             for name, layer in _lora_layers(model)
@@ -151,7 +155,9 @@ class MergedState:
         return model.merge_and_unload()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Names and values of :meth:`merged`."""
+        """Names and values of :meth:`merged`; writes the adapters beside where that was asked for."""
+        if self._adapter is not None:
+            save_adapter(self._model, self._adapter)
         return dict(self.merged().state_dict())
 
 
@@ -197,8 +203,9 @@ def load_adapter(model: peft.PeftModel, path: str | Path) -> None:
 
 
 def _adapter_state(model: peft.PeftModel) -> dict[str, Tensor]:
-    """Adapters and head by peft's names; the tensors share memory with the model."""
-    return peft.get_peft_model_state_dict(model)
+    """Adapters by peft's names, and the head; the tensors share memory with the model."""
+    head = model.get_base_model().get_submodule("head").state_dict(prefix="head.")
+    return {**peft.get_peft_model_state_dict(model), **head}
 
 
 def _shape(state: dict[str, Tensor], name: str) -> tuple[int, ...] | None:

@@ -9,12 +9,11 @@ import torch
 from scipy import ndimage
 from torch.nn import functional as F
 
+from fairmedfm_monai.data.demo.ct2d import HELD_OUT, is_training_slice
 from fairmedfm_monai.networks.segmenters.demo_sam import MEAN
 
 IMAGE_SIZE = 256
 MASK_SIZE = 64
-HELD_OUT = ((16, 25), (48, 57), (80, 89), (112, 121))  # slice heights (inclusive) that no training step sees
-MARGIN = 3  # slices (7.5 mm) left out on either side of a held-out block: neighbours look alike
 MIN_PIXELS = 60  # objects smaller than this at 256 px are not prompted
 PADDED_SHARE = 0.35  # part of the training slices that are not square
 FOCUS_WEIGHT = 4.0  # the eight organs of the test are drawn this many times as often as another structure
@@ -59,12 +58,8 @@ class Prompts:
 
 
 def training_heights(n_slices: int) -> np.ndarray:
-    """Slice heights for training: everything but the held-out blocks and their margins."""
-    heights = np.arange(n_slices)
-    near = np.zeros(n_slices, bool)
-    for low, high in HELD_OUT:
-        near |= (heights >= low - MARGIN) & (heights <= high + MARGIN)
-    return heights[~near]
+    """Slice heights for training: everything but the held-out blocks and three slices (7.5 mm) on either side."""
+    return np.array([height for height in range(n_slices) if is_training_slice(height, n_slices)])
 
 
 def held_out_heights() -> np.ndarray:

@@ -31,12 +31,12 @@ CARD: dict[str, Any] = {
 }
 
 
-@pytest.fixture()
+@pytest.fixture
 def card_dict() -> dict[str, Any]:
     return json.loads(json.dumps(CARD))
 
 
-@pytest.fixture()
+@pytest.fixture
 def rows() -> pd.DataFrame:
     """Twelve images of six patients, two per patient, in three splits."""
     count = 12
@@ -59,7 +59,7 @@ def save_png(path: Path, seed: int, size: tuple[int, int] = (24, 16)) -> None:
     Image.fromarray(pixels).save(path)
 
 
-@pytest.fixture()
+@pytest.fixture
 def make_folder(tmp_path: Path) -> Callable[..., Path]:
     """Write card, manifest and the images that the manifest names."""
 

@@ -18,7 +18,7 @@ Make = Callable[..., Path]
 LOAD = Compose([LoadImaged("image", reader="fairmedfm_monai.transforms.CaseReader", ensure_channel_first=True)])
 
 
-@pytest.fixture()
+@pytest.fixture
 def root(make_folder: Make, rows: pd.DataFrame, card_dict: dict[str, Any]) -> Path:
     return make_folder(rows, card_dict)
 

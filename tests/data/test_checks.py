@@ -50,7 +50,9 @@ def test_all_errors_are_found(make_folder: Make, rows: pd.DataFrame, card_dict: 
     assert len(validate_folder(root, quick=True).errors) == 2
 
 
-def test_broken_tables_are_reported_not_raised(make_folder: Make, rows: pd.DataFrame, card_dict: dict[str, Any]) -> None:
+def test_broken_tables_are_reported_not_raised(
+    make_folder: Make, rows: pd.DataFrame, card_dict: dict[str, Any]
+) -> None:
     root = make_folder(rows.drop(columns=["label", "patient_id"]), card_dict)
     report = validate_folder(root)
     assert len(report.errors) == 2

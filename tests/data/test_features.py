@@ -3,6 +3,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -37,9 +38,6 @@ class Encoder(torch.nn.Module):
         with self.log.open("ab") as file:
             file.write(b"." * len(image))
         if self.pause:
-            torch.multiprocessing.get_context()  # something other than the lock to wait on
-            import time
-
             time.sleep(self.pause)
         maps = self.dropout(self.conv(image))
         return {"features": maps.mean((2, 3)), "zero_shot": maps.amax((2, 3))[:, :4], "local": maps.flatten(2)}
@@ -59,7 +57,7 @@ def save(path: Path, seed: int) -> None:
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (20, 24), dtype=np.uint8)).save(path)
 
 
-@pytest.fixture()
+@pytest.fixture
 def cases(tmp_path: Path) -> list[dict[str, Any]]:
     (tmp_path / "images").mkdir()
     result = []
@@ -70,13 +68,13 @@ def cases(tmp_path: Path) -> list[dict[str, Any]]:
     return result
 
 
-@pytest.fixture()
+@pytest.fixture
 def log(tmp_path: Path) -> Path:
     (tmp_path / "calls").touch()
     return tmp_path / "calls"
 
 
-@pytest.fixture()
+@pytest.fixture
 def make(tmp_path: Path, log: Path) -> Make:
     def build(cases: list[dict[str, Any]], **options: Any) -> FeatureDataset:
         encoder = options.pop("encoder", None) or Encoder(log)
@@ -263,7 +261,9 @@ def test_workers_decode_and_read(make: Make, cases: list[dict[str, Any]], log: P
     assert count(log) == 12
     single = make(cases)
     single.encode()
-    for one, other in zip(DataLoader(dataset, batch_size=6, num_workers=1), DataLoader(single, batch_size=6), strict=True):
+    for one, other in zip(
+        DataLoader(dataset, batch_size=6, num_workers=1), DataLoader(single, batch_size=6), strict=True
+    ):
         assert torch.equal(one["image"], other["image"])
 
 

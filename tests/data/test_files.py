@@ -18,7 +18,7 @@ TURN = np.array([[0.0, -0.8, 0.6], [1.0, 0.0, 0.0], [0.0, 0.6, 0.8]])  # an obli
 AFFINE = np.block([[TURN * [1.2, 1.5, 3.0], np.array([[10.0], [-20.0], [5.0]])], [np.zeros((1, 3)), np.ones((1, 1))]])
 
 
-@pytest.fixture()
+@pytest.fixture
 def card(card_dict: dict[str, Any]) -> Card:
     del card_dict["classes"], card_dict["positive_class"]
     return Card.from_dict(card_dict | {"task": "segmentation", "spatial_dims": 3, "labels": {"kidney": 1, "cyst": 2}})
@@ -29,7 +29,7 @@ def save_nifti(path: Path, array: np.ndarray, affine: np.ndarray = AFFINE) -> Pa
     return path
 
 
-@pytest.fixture()
+@pytest.fixture
 def volume(tmp_path: Path) -> np.ndarray:
     array = np.random.default_rng(0).integers(-1000, 1000, (7, 6, 5)).astype(np.int16)
     save_nifti(tmp_path / "image.nii.gz", array)
@@ -51,7 +51,9 @@ def test_other_shape(tmp_path: Path, card: Card, volume: np.ndarray) -> None:
     assert "7 x 6 x 5 and 7 x 6 x 4" in found(tmp_path, card, "image.nii.gz", "m.nii.gz")["geometry"]
 
 
-@pytest.mark.parametrize("change", [np.diag([-1.0, 1, 1, 1]), np.array([[1, 0, 0, 2.0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])])
+@pytest.mark.parametrize(
+    "change", [np.diag([-1.0, 1, 1, 1]), np.array([[1, 0, 0, 2.0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])]
+)
 def test_other_place(tmp_path: Path, card: Card, volume: np.ndarray, change: np.ndarray) -> None:
     save_nifti(tmp_path / "m.nii.gz", np.ones(volume.shape, np.uint8), change @ AFFINE)
     assert "mm apart" in found(tmp_path, card, "image.nii.gz", "m.nii.gz")["geometry"]
@@ -119,4 +121,6 @@ def test_paths_through_folders(tmp_path: Path) -> None:
     (tmp_path / "a/b/c.png").touch()
     table = pd.DataFrame({"image": ["a/b/c.png", "a/./b/c.png", "a/b/d.png", "x/y.png", ""]})
     problems = check_paths(table, tmp_path)
-    assert [problem.message for problem in problems] == ["2 of 4 files of column 'image' are missing: a/b/d.png, x/y.png"]
+    assert [problem.message for problem in problems] == [
+        "2 of 4 files of column 'image' are missing: a/b/d.png, x/y.png"
+    ]

@@ -12,7 +12,7 @@ from fairmedfm_monai.data.manifest import check_manifest, classify_value, group_
 from fairmedfm_monai.data.problems import DatasetError
 
 
-@pytest.fixture()
+@pytest.fixture
 def card(card_dict: dict[str, Any]) -> Card:
     return Card.from_dict(card_dict)
 
@@ -52,8 +52,16 @@ def test_ages(card: Card, raw: object, group: str, how: str) -> None:
 
 @pytest.mark.parametrize(
     ("raw", "group"),
-    [("F", "female"), (" Female ", "female"), ("f", "unknown"), ("male", "male"), (1.0, "male"), (1, "male")]
-    + [("Unknown", "unknown"), ("X", "unknown")],
+    [
+        ("F", "female"),
+        (" Female ", "female"),
+        ("f", "unknown"),
+        ("male", "male"),
+        (1.0, "male"),
+        (1, "male"),
+        ("Unknown", "unknown"),
+        ("X", "unknown"),
+    ],
 )
 def test_values_are_mapped_exactly(card: Card, raw: object, group: str) -> None:
     assert group_of(card.attributes["sex"], raw) == group
@@ -89,7 +97,9 @@ def test_ids_stay_text(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "m.csv").to_dict("records") == [{"case_id": "001", "patient_id": "NA"}]
 
 
-@pytest.mark.parametrize(("name", "content"), [("manifest.csv", b""), ("manifest.csv", b"a\xff"), ("manifest.parquet", b"PAR1")])
+@pytest.mark.parametrize(
+    ("name", "content"), [("manifest.csv", b""), ("manifest.csv", b"a\xff"), ("manifest.parquet", b"PAR1")]
+)
 def test_a_file_that_is_no_table(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DatasetError, match="the manifest cannot be read"):
@@ -133,7 +143,9 @@ def test_preparers_stop_on_unmapped_values(rows: pd.DataFrame, card: Card) -> No
 
 
 def test_missing_columns_get_a_hint(rows: pd.DataFrame, card: Card) -> None:
-    found = [problem.message for problem in check_manifest(rows.rename(columns={"label": "labels", "Sex": "sex"}), card)]
+    found = [
+        problem.message for problem in check_manifest(rows.rename(columns={"label": "labels", "Sex": "sex"}), card)
+    ]
     assert "the manifest lacks the column 'label'; did you mean 'labels'?" in found
     assert any("attribute 'sex': the manifest lacks its column 'Sex'" in message for message in found)
 

@@ -7,13 +7,18 @@ import pytest
 from fairmedfm_monai.data.splits import split_patients
 
 
-@pytest.fixture()
+@pytest.fixture
 def table() -> pd.DataFrame:
     random = np.random.default_rng(0)
     patients = np.repeat(np.arange(500), random.integers(1, 5, 500))
     sex = random.choice(["female", "male"], 500, p=[0.2, 0.8])
     label = random.random(len(patients)) < 0.1
-    frame = {"case_id": np.arange(len(patients)), "patient_id": patients, "sex": sex[patients], "label": label.astype(int)}
+    frame = {
+        "case_id": np.arange(len(patients)),
+        "patient_id": patients,
+        "sex": sex[patients],
+        "label": label.astype(int),
+    }
     return pd.DataFrame(frame)
 
 

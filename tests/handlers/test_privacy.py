@@ -29,7 +29,7 @@ def test_no_id_and_no_path_survives():
         {"case_id": ["c1", "c2"], "patient_id": ["p", "p"], "failed": ["", "FileNotFoundError: /data/p/c2.png"]}
     )
     hidden = hide_ids(table, "salt")
-    assert hidden["patient_id"].nunique() == 1
+    assert len(set(hidden["patient_id"])) == 1
     assert hidden["case_id"].nunique() == 2
     assert not hidden.isin(["c1", "c2", "p"]).any().any()
     assert "/data" not in hidden["failed"][1]

@@ -12,7 +12,7 @@ from ignite.engine import Engine, Events
 from monai.handlers import MLFlowHandler, StatsHandler
 
 from fairmedfm_monai.handlers import FairnessHandler, TrackingHandler, log_output_dir, unique_run_name
-from fairmedfm_monai.handlers.tracking import loggable
+from fairmedfm_monai.handlers.mlflow_values import loggable
 from tests.handlers import toy
 
 

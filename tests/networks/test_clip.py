@@ -197,6 +197,10 @@ class TestVariants:
         assert encoder(torch.zeros(1, 3, size, size)).shape == (1, encoder.feature_dim)
         assert sum(parameter.numel() for parameter in encoder.parameters()) < 6e6
 
+    def test_the_input_is_known_without_building_the_network(self) -> None:
+        for variant in ("ViT-B/32", "ViT-L/14@336px", "RN50x4-quickgelu"):
+            assert clip.clip_input_spec(variant) == CLIPEncoder(variant, "tiny").input_spec
+
     def test_an_unknown_variant_lists_the_known_ones(self) -> None:
         with pytest.raises(ValueError, match="ViT-B-32-quickgelu"):
             CLIPEncoder("ViT-B-33")

@@ -9,6 +9,10 @@ import pytest
 from fairmedfm_monai.reporting import figures, sentences
 
 
+def parse(svg):
+    return ET.fromstring(svg)  # noqa: S314 - made by this package
+
+
 @pytest.mark.parametrize(
     "values", [[0.5], [0.0, 1.0], [0.801, 0.802], [math.nan], [3.0, 250.0], [0.0, 0.0], [1.0, 1.0]]
 )
@@ -25,7 +29,7 @@ def test_strip_places_the_estimate_between_its_ends():
     axis = figures.Axis(0.0, 1.0, (0.0, 0.5, 1.0))
     assert axis.place(0.0) < axis.place(0.4) < axis.place(1.0)
     assert axis.place(5.0) == axis.place(1.0)
-    svg = ET.fromstring(figures.strip(axis, 0.5, 0.25, 0.75, description='a "b" <c>'))
+    svg = parse(figures.strip(axis, 0.5, 0.25, 0.75, description='a "b" <c>'))
     square = next(part for part in svg if part.get("fill") == figures.PALETTE[0] and part.tag == "rect")
     assert float(square.get("x")) + 4 == pytest.approx(axis.place(0.5), abs=0.1)
     assert svg.get("aria-label") == 'a "b" <c>'
@@ -35,12 +39,12 @@ def test_undefined_value_draws_no_mark():
     axis = figures.Axis(0.0, 1.0, (0.0, 1.0))
     svg = figures.strip(axis, math.nan, math.nan, math.nan, band=(0.0, math.nan), mark=math.nan)
     assert "<rect" not in svg
-    ET.fromstring(svg)
+    parse(svg)
 
 
 def test_panel_is_well_formed_and_tells_lines_apart_without_colour():
     lines = [figures.Line(f"g{k}", np.array([0.0, 0.5, 1.0]), np.array([0.0, 0.8, 1.0])) for k in range(4)]
-    root = ET.fromstring(figures.panel(lines, x_title="x & y", y_title="<y>", description="d", diagonal=True))
+    root = parse(figures.panel(lines, x_title="x & y", y_title="<y>", description="d", diagonal=True))
     drawn = [part for part in root if part.get("stroke-width") == "2"]
     assert len({part.get("stroke-dasharray") for part in drawn}) == 4
     assert len({part.get("stroke") for part in drawn}) == 4

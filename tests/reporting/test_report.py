@@ -36,7 +36,7 @@ class Page(HTMLParser):
             self.exact.append((self.plot, named["value"]))
 
     def handle_data(self, data):
-        self.text += data
+        self.text += f"{data} "
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +174,19 @@ def test_sentence_tells_the_gap_with_interval_chance_and_power(classification):
     assert f"chance alone would give gaps up to {gap['null_high']:.3f}" in text
     assert f"with 80 % power: {gap['detectable']:.3f}" in text
     assert "beyond chance" in text
+
+
+def test_threshold_without_validation_split_is_a_banner(tmp_path):
+    rng = np.random.default_rng(0)
+    label = np.arange(80) % 2
+    table = pd.DataFrame({"split": "test", "label": label, "score": rng.random(80), "sex": ["female", "male"] * 40})
+    meta = {"task": "classification", "classes": ["no", "yes"], "attributes": {"sex": ["female", "male"]}}
+    report = evaluate_predictions(table, meta, n_bootstrap=0)
+    write_report(report, tmp_path, title="Uncalibrated", predictions=table)
+    text = (tmp_path / "report.html").read_text()
+    banners = re.findall(r'<div class="banner" role="note"><p>(.*?)</p>', text)
+    assert any("not calibrated here" in banner for banner in banners)
+    assert "cannot be estimated" in text  # each sex has one class only
 
 
 def test_unknown_is_counted_on_its_own_line(classification):

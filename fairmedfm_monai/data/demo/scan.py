@@ -194,8 +194,6 @@ def _read_contours(database: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         canvas = Image.new("1", (shape[0], shape[1]))
         ImageDraw.Draw(canvas).polygon(points, fill=1, outline=1)
         filled = np.asarray(canvas).T[:, ::-1]
-        plane = bits[:, :, round((z - z_first) / z_step)]
-        plane[filled] = (
-            plane[filled] | 1 << readers[annotation] if inclusion else plane[filled] & ~(1 << readers[annotation])
-        )
+        plane, bit = bits[:, :, round((z - z_first) / z_step)], np.uint8(1 << readers[annotation])
+        plane[filled] = plane[filled] | bit if inclusion else plane[filled] & ~bit
     return bits

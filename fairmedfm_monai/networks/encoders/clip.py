@@ -61,9 +61,7 @@ class CLIPEncoder(VisionLanguageEncoder):
         name = canonical_name(variant)
         state = read_clip(name, weights, tag)
         config = model_config(name)
-        known = get_pretrained_cfg(name, tag or default_tag(name) or "")
-        statistics = known or {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
-        spec = InputSpec(size=config["vision_cfg"]["image_size"], mean=statistics["mean"], std=statistics["std"])
+        spec = clip_input_spec(name, tag=tag)
         if weights_kind(weights) == "tiny":
             config = shrink(config)
         super().__init__(feature_dim=config["embed_dim"], input_spec=spec)
@@ -147,6 +145,15 @@ def model_config(name: str) -> dict[str, Any]:
     """open_clip's configuration of ``name``, as arguments of ``CustomTextCLIP``."""
     config = copy.deepcopy(open_clip.get_model_config(name))
     return {key: value for key, value in config.items() if key != "custom_text"}
+
+
+def clip_input_spec(variant: str, *, tag: str = "") -> InputSpec:
+    """Input of ``variant``, without building the network. ``tag`` as for :class:`CLIPEncoder`."""
+    name = canonical_name(variant)
+    known = get_pretrained_cfg(name, tag or default_tag(name) or "")
+    statistics = known or {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
+    size = model_config(name)["vision_cfg"]["image_size"]
+    return InputSpec(size=size, mean=statistics["mean"], std=statistics["std"])
 
 
 def shrink(config: dict[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,8 @@ WORDS = tuple(
     appears appearance
     """.split()  # noqa: SIM905 (a list of literals would be two hundred lines)
 )
-"""Every word occurs in the captions of the training, so that none of them is an untrained vector."""
+"""Every word occurs in the captions of the training, so that none of them is an untrained vector; only `see` does not:
+it keeps its number but is read as `seen` (``ALIASES``)."""
 
 ALIASES = {
     "xray": ("x", "ray"),
@@ -40,6 +41,7 @@ ALIASES = {
     "pictures": ("picture",),
     "scans": ("scan",),
     "patients": ("patient",),
+    "see": ("seen",),
     "women": ("woman",),
     "men": ("man",),
     "lobes": ("lobe",),

@@ -39,10 +39,17 @@ class MedSamSegmenter(SamSegmenter):
 
     Args:
         weights: ``pretrained``, a path, ``random`` or ``tiny``.
+        variant: ``vit_b``, the only one published.
         seed: of ``random`` and ``tiny``.
+
+    Raises:
+        ValueError: for another variant.
     """
 
-    def __init__(self, weights: str | Path = "pretrained", *, seed: int = 0) -> None:
+    def __init__(self, weights: str | Path = "pretrained", *, variant: str = "vit_b", seed: int = 0) -> None:
+        if variant != "vit_b":
+            msg = f"`variant` must be 'vit_b', the only one of MedSAM, but got {variant!r}"
+            raise ValueError(msg)
         super().__init__("vit_b", weights, multimask=False, seed=seed)
         self._input_spec = InputSpec(size=self._input_spec.size, mean=[0.0] * 3, std=[1.0] * 3, max_value=1.0)
 

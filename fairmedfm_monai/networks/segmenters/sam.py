@@ -196,7 +196,7 @@ class SamSegmenter(SamCore):
 
 def to_uint8(image: Tensor) -> Iterator[NDArray[np.uint8]]:
     """Images (B, 3, H, W) in 0..255 as H x W x 3 arrays, rounded and clipped to 8 bit, the depth SAM was trained on."""
-    array = image.detach().float().clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+    array = image.as_subclass(Tensor).detach().float().clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1)
     yield from np.ascontiguousarray(array.cpu().numpy())
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from fairmedfm_monai.data.demo.phantom import make_phantom
 from fairmedfm_monai.data.demo.radiograph import Projector
 from fairmedfm_monai.data.demo.scan import Scan

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from fairmedfm_monai.data.demo.bias import Bias, degrade, degrade_ct, draw_marker
 
 

@@ -4,8 +4,9 @@ from collections import Counter
 
 import pandas as pd
 import pytest
-from fairmedfm_monai.data.demo.patients import RACE_SHARES, RACES, Patient, draw_patients
 from scipy import stats
+
+from fairmedfm_monai.data.demo.patients import RACE_SHARES, RACES, Patient, draw_patients
 
 SIZES = {"train": 90, "val": 60, "test": 120}
 
@@ -78,7 +79,13 @@ def test_equal_seeds_agree_and_different_seeds_differ() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"minority_share": 0.0}, {"minority_share": 1.0}, {"prevalence": 1.5}, {"sizes": {"tets": 4}}, {"sizes": {"test": -1}}],
+    [
+        {"minority_share": 0.0},
+        {"minority_share": 1.0},
+        {"prevalence": 1.5},
+        {"sizes": {"tets": 4}},
+        {"sizes": {"test": -1}},
+    ],
 )
 def test_bad_values_are_named(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

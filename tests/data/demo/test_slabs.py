@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import numpy as np
+from skimage.measure import block_reduce
+
 from fairmedfm_monai.data.demo.scan import Scan
 from fairmedfm_monai.data.demo.slabs import LUNG_LEFT, LUNG_RIGHT, body_mask, make_slabs, reduce_in_plane, remove_nodule
-from skimage.measure import block_reduce
 
 
 def test_reduction_is_the_block_mean() -> None:

@@ -1,0 +1,236 @@
+"""Every bundle runs as its users run it: train, evaluate, infer, with tiny weights on small phantom data."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from fairmedfm_monai.bundle.render import bundle_names
+
+BUNDLES = Path(__file__).parents[2] / "bundles"
+TRAINED = [name for name in bundle_names() if name.endswith(("linear_probe", "lora"))]
+ZERO_SHOT = [name for name in bundle_names() if name.endswith("zero_shot")]
+PROMPTED = [name for name in bundle_names() if name.endswith("prompted")]
+
+
+@pytest.fixture
+def bundle_copy(tmp_path: Path) -> Copy:
+    return Copy(tmp_path)
+
+
+class Copy:
+    """Copies of bundles outside the repository: what a user makes of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, name: str) -> Path:
+        return Path(
+            shutil.copytree(BUNDLES / name, self.folder / name, ignore=shutil.ignore_patterns("models", "eval", "eval-*"))
+        )
+
+
+def run(bundle: Path, config: str, **overrides: object) -> None:
+    from monai.bundle import run as run_bundle
+
+    run_bundle(config_file=str(bundle / "configs" / f"{config}.json"), bundle_root=str(bundle), **overrides)
+
+
+def tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    from fairmedfm_monai.fairness import read_table
+
+    predictions = pd.read_parquet(folder / "predictions.parquet")
+    return predictions, read_table(folder / "subgroups.csv"), read_table(folder / "disparities.csv")
+
+
+@pytest.mark.parametrize("name", ZERO_SHOT)
+def test_zero_shot_evaluates_and_is_stamped(name: str, bundle_copy: Copy, xray_dir: Path, tracking_uri: str) -> None:
+    bundle = bundle_copy(name)
+    run(bundle, "evaluate", weights="tiny", dataset_dir=str(xray_dir), tracking_uri=tracking_uri, n_bootstrap=20)
+    predictions, subgroups, disparities = tables(bundle / "eval")
+    assert sorted(predictions["split"].unique()) == ["test", "val"]
+    assert len(predictions) == 24 + 48
+    assert predictions["score"].between(0, 1).all()
+    assert {"sex", "age", "race"} <= set(subgroups["attribute"])
+    assert "gap" in set(disparities["statistic"])
+    report = (bundle / "eval" / "report.html").read_text()
+    assert "tiny random weights" in report
+    assert "semi-synthetic" in report
+    assert json.loads((bundle / "eval" / "run.json").read_text())
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_trained_usages_train_evaluate_and_infer(
+    name: str, bundle_copy: Copy, xray_dir: Path, tracking_uri: str
+) -> None:
+    bundle = bundle_copy(name)
+    common = {"dataset_dir": str(xray_dir), "tracking_uri": tracking_uri}
+    run(bundle, "train", weights="tiny", epochs=2, batch_size=8, **common)
+    state = torch.load(bundle / "models" / "model.pt", weights_only=True)
+    assert any(key.startswith("encoder.") for key in state)
+    assert any(key.startswith("head.") for key in state)
+    assert not any("lora" in key or "base_model" in key for key in state)
+    info = json.loads((bundle / "models" / "model.json").read_text())
+    assert (info["weights"], info["classes"]) == ("tiny", ["no_finding", "finding"])
+    if name.endswith("lora"):
+        assert (bundle / "models" / "adapter.safetensors").exists()
+
+    run(bundle, "evaluate", n_bootstrap=20, **common)
+    predictions, _, _ = tables(bundle / "eval")
+    assert "tiny random weights" in (bundle / "eval" / "report.html").read_text()
+
+    run(bundle, "inference", output_dir=str(bundle / "inferred"), log_cases=True, **common)
+    inferred = pd.read_csv(bundle / "inferred" / "predictions.csv")
+    assert inferred["stamp"].str.contains("tiny").all()
+    test = predictions[predictions["split"] == "test"]
+    # Cached features and images give the same scores, whatever the order of the rows.
+    np.testing.assert_allclose(sorted(inferred["probability_finding"]), sorted(test["score"]), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", PROMPTED)
+def test_prompted_bundles_evaluate(name: str, bundle_copy: Copy, ct2d_dir: Path, tracking_uri: str) -> None:
+    bundle = bundle_copy(name)
+    run(bundle, "evaluate", weights="tiny", dataset_dir=str(ct2d_dir), tracking_uri=tracking_uri, n_bootstrap=20)
+    predictions, subgroups, _ = tables(bundle / "eval")
+    kinds = json.loads((bundle / "configs" / "evaluate.json").read_text())["prompts"]
+    assert sorted(predictions["prompt"].unique()) == sorted(kinds)
+    assert {"dice", "filled_box_dice", "hd95", "nsd"} <= set(subgroups["metric"])
+    assert predictions["case_id"].nunique() == 10
+
+
+def test_volumes_are_segmented_slice_by_slice_in_their_own_grid(
+    bundle_copy: Copy, ct3d_dir: Path, tracking_uri: str, tmp_path: Path
+) -> None:
+    bundle = bundle_copy("demo_sam_segmentation_prompted")
+    case = pd.read_csv(ct3d_dir / "manifest.csv").query("split == 'test'").iloc[0]
+    image = nibabel.load(ct3d_dir / case["image"])
+    middle = [size // 2 for size in image.shape]
+    prompt = {"case_id": case["case_id"], "label": "liver", "coords": [middle], "point_labels": [1], "space": "voxel"}
+    prompts = tmp_path / "prompts.json"
+    prompts.write_text(json.dumps([prompt]))
+    run(
+        bundle,
+        "inference",
+        weights="tiny",
+        dataset_dir=str(ct3d_dir),
+        tracking_uri=tracking_uri,
+        prompts_file=str(prompts),
+        labels={"liver": 3},
+        output_dir=str(tmp_path / "masks"),
+    )
+    masks = sorted((tmp_path / "masks").glob("*.nii.gz"))
+    assert len(masks) == 4  # three sub-volumes and the phantom itself, with or without a prompt
+    mask = nibabel.load(next(path for path in masks if Path(case["image"]).name.split(".")[0] in path.name))
+    assert mask.shape == image.shape
+    np.testing.assert_allclose(mask.affine, image.affine, atol=1e-4)
+    values = np.asarray(mask.dataobj)
+    assert set(np.unique(values)) <= {0, 3}
+
+
+def test_a_finished_run_is_never_overwritten(bundle_copy: Copy, xray_dir: Path) -> None:
+    bundle = bundle_copy("demo_clip_classification_zero_shot")
+    options = {
+        "weights": "tiny",
+        "dataset_dir": str(xray_dir),
+        "tracking_uri": "off",
+        "n_bootstrap": 0,
+        "split": ["test"],
+    }
+    run(bundle, "evaluate", **options)
+    before = (bundle / "eval" / "subgroups.csv").read_bytes()
+    run(bundle, "evaluate", seed=1, **options)
+    assert (bundle / "eval" / "subgroups.csv").read_bytes() == before
+    assert (bundle / "eval-01" / "subgroups.csv").exists()
+
+
+def test_two_runs_agree_to_the_bit(bundle_copy: Copy, xray_dir: Path) -> None:
+    bundle = bundle_copy("demo_clip_classification_zero_shot")
+    for name in ("one", "two"):
+        run(
+            bundle,
+            "evaluate",
+            weights="tiny",
+            dataset_dir=str(xray_dir),
+            tracking_uri="off",
+            n_bootstrap=50,
+            output_dir=str(bundle / name),
+        )
+    for table in ("subgroups.csv", "disparities.csv"):
+        assert (bundle / "one" / table).read_bytes() == (bundle / "two" / table).read_bytes()
+
+
+def test_a_checkpoint_of_another_model_is_refused_with_names(bundle_copy: Copy, xray_dir: Path) -> None:
+    bundle = bundle_copy("demo_clip_classification_linear_probe")
+    common = {"dataset_dir": str(xray_dir), "tracking_uri": "off"}
+    run(bundle, "train", weights="tiny", epochs=1, **common)
+    torch.save({"backbone.weight": torch.zeros(3)}, bundle / "models" / "model.pt")
+    with pytest.raises(RuntimeError) as caught:
+        run(bundle, "evaluate", **common)
+    assert "backbone.weight" in "".join(_chain(caught.value))
+
+
+def test_an_untrained_bundle_says_to_train_first(bundle_copy: Copy, xray_dir: Path) -> None:
+    with pytest.raises((RuntimeError, FileNotFoundError)) as caught:
+        run(
+            bundle_copy("demo_clip_classification_linear_probe"),
+            "evaluate",
+            weights="tiny",
+            dataset_dir=str(xray_dir),
+            tracking_uri="off",
+        )
+    assert "train this bundle first" in "".join(_chain(caught.value))
+
+
+def test_a_wrong_select_by_stops_before_the_first_epoch(bundle_copy: Copy, xray_dir: Path) -> None:
+    bundle = bundle_copy("demo_clip_classification_linear_probe")
+    with pytest.raises((RuntimeError, ValueError)) as caught:
+        run(bundle, "train", weights="tiny", dataset_dir=str(xray_dir), tracking_uri="off", select_by="val/acu")
+    assert "val/auc" in "".join(_chain(caught.value))
+    assert not (bundle / "models" / "model.pt").exists()
+
+
+def _chain(error: BaseException | None) -> list[str]:
+    found = []
+    while error is not None:
+        found.append(str(error))
+        error = error.__cause__ or error.__context__
+    return found
+
+
+def _command(bundle: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "monai.bundle", "run", *arguments, "--tracking_uri", "off", "--weights", "tiny"]
+    return subprocess.run(command, cwd=bundle, capture_output=True, text=True, check=False, timeout=300)
+
+
+def test_the_command_line_refuses_a_misspelt_override(bundle_copy: Copy, xray_dir: Path) -> None:
+    bundle = bundle_copy("demo_clip_classification_zero_shot")
+    arguments = ("--config_file", "configs/evaluate.json", "--dataset_dir", str(xray_dir), "--n_botstrap", "5")
+    done = _command(bundle, *arguments)
+    assert done.returncode != 0
+    assert "--n_botstrap (did you mean n_bootstrap" in done.stderr
+    assert not (bundle / "eval").exists()
+
+
+def test_an_image_that_fails_is_reported_and_the_rest_goes_on(
+    bundle_copy: Copy, xray_dir: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(xray_dir, tmp_path / "data"))
+    broken = pd.read_csv(data / "manifest.csv").query("split == 'test'").iloc[3]
+    (data / broken["image"]).write_bytes((data / broken["image"]).read_bytes()[:200])
+    bundle = bundle_copy("demo_clip_classification_zero_shot")
+    done = _command(bundle, "--config_file", "configs/evaluate.json", "--dataset_dir", str(data), "--n_bootstrap", "0")
+    assert done.returncode == 4, done.stderr[-2000:]
+    assert broken["case_id"] in done.stdout
+    predictions, subgroups, _ = tables(bundle / "eval")
+    assert (predictions["failed"] != "").sum() == 1
+    assert len(predictions) == 72
+    assert subgroups.query("attribute == 'overall' and split == 'test'")["n_failed"].eq(1).all()
