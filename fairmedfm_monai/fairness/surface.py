@@ -23,10 +23,11 @@ def overlap_counts(prediction: BoolArray, reference: BoolArray) -> tuple[int, in
 
 def bounding_box(mask: BoolArray) -> tuple[slice, ...] | None:
     """Smallest box that holds a mask, None when it is empty."""
-    slices = []
+    slices: list[slice] = []
     for axis in range(mask.ndim):
-        others = tuple(other for other in range(mask.ndim) if other != axis)
-        used = np.flatnonzero(mask.any(axis=others))
+        # Each axis looks only into the box found so far: the first scan is the only one over the whole image.
+        part = mask[tuple(slices)]
+        used = np.flatnonzero(part.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
         if used.size == 0:
             return None
         slices.append(slice(int(used[0]), int(used[-1]) + 1))
@@ -120,8 +121,10 @@ def segmentation_record(
     Raises:
         ValueError: when the shapes differ or spacing does not fit.
     """
-    ours, theirs = np.asarray(prediction) != 0, np.asarray(reference) != 0
+    ours, theirs = _mask(prediction), _mask(reference)
     _check(ours, theirs, spacing)
+    box = bounding_box(ours | theirs) or (slice(0, 0),) * ours.ndim
+    ours, theirs = ours[box], theirs[box]
     tp, fp, fn = overlap_counts(ours, theirs)
     record: dict[str, float | int | bool] = {
         "tp": tp,
@@ -138,6 +141,11 @@ def segmentation_record(
     if tp + fn and tp + fp:
         record |= surface_metrics(*surface_distances(ours, theirs, spacing), tolerance=tolerance)
     return record | {"filled_box_dice": filled_box_dice(theirs), "nsd_tolerance": float(tolerance)}
+
+
+def _mask(values: ArrayLike) -> BoolArray:
+    array = np.asarray(values)
+    return array if array.dtype == bool else np.asarray(array != 0)
 
 
 def _check(prediction: BoolArray, reference: BoolArray, spacing: Sequence[float]) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from fairmedfm_monai.networks.checkpoint import WeightsError
 from fairmedfm_monai.networks.encoders import clip
 from fairmedfm_monai.networks.encoders.clip import CLIPEncoder
+from fairmedfm_monai.networks.spec import InputSpec
 
 TEXTS = ["a chest X-ray of a healthy patient", "effusion", "Pneumonia, right lower lobe."]
 CONFIG = {
@@ -36,6 +37,8 @@ def tiny() -> CLIPEncoder:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> open_clip.CLIP:
     """open_clip's plain CLIP of a small geometry, and the same geometry under every name of the encoder."""
+    small_input = InputSpec(size=32, mean=[0, 0, 0], std=[1, 1, 1])
+    monkeypatch.setattr(clip, "clip_input_spec", lambda name, tag: small_input)
     monkeypatch.setattr(clip, "model_config", lambda name: {**CONFIG, "quick_gelu": name.endswith("-quickgelu")})
     torch.manual_seed(0)
     model = open_clip.model.CLIP(**CONFIG).eval()
@@ -213,6 +216,12 @@ class TestVariants:
         assert torch.equal(torch.rand(1), expected)
         assert torch.equal(first, second)
         assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 224, 224), (3, 224, 224), (1, 3, 256, 224)])
+def test_images_of_another_shape_are_refused(tiny: CLIPEncoder, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"`image` must be \(B, 3, 224, 224\)"):
+        tiny(torch.zeros(shape))
 
 
 class TestText:

@@ -73,7 +73,8 @@ class TestFinding:
             resolve_weights("pretrained", known)
 
     def test_a_download_is_checked_before_it_takes_its_name(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.delenv("FAIRMEDFM_OFFLINE")
+        for name in ("FAIRMEDFM_OFFLINE", "HF_HUB_OFFLINE"):
+            monkeypatch.delenv(name, raising=False)
         origin = home / "server" / "net.pth"
         origin.parent.mkdir()
         origin.write_bytes(b"bytes")

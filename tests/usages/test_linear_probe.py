@@ -55,6 +55,14 @@ def test_logits_are_the_head_on_the_features(probe: LinearProbe) -> None:
     assert torch.equal(probe(image), expected)
 
 
+def test_the_head_takes_its_part_of_the_whole_models_state(probe: LinearProbe) -> None:
+    other = LinearProbe(SmallEncoder(), 3, seed=1)
+    other.head.load_state_dict(probe.state_dict())
+    assert torch.equal(other.head.weight, probe.head.weight)
+    other.head.load_state_dict(LinearProbe(SmallEncoder(), 3, seed=2).head.state_dict())
+    assert not torch.equal(other.head.weight, probe.head.weight)
+
+
 def test_another_networks_state_is_refused_even_when_not_strict(probe: LinearProbe) -> None:
     state = probe.state_dict()
     state["head.scale"] = state.pop("head.bias")

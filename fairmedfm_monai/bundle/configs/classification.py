@@ -50,11 +50,11 @@ def evaluate(row: Row, usage: str) -> Config:
         "dataloader": common.dataloader("@dataset"),
         "inferer": {"_target_": "SimpleInferer"},
         "postprocessing": _softmax(),
-        "handlers": common.evaluation_handlers(),
+        "handlers": common.evaluation_handlers(**({"files": ["@checkpoint"]} if trained else {})),
         "evaluator": common.evaluator(),
         **(common.checkpoint_loader() if trained else {}),
         "initialize": [CHECK, SEED, *(_load() if trained else [])],
-        "run": [*(["$@dataset.encode()"] if frozen else []), "$@evaluator.run()", "$exit_on_failures(@evaluator)"],
+        "run": [*_encode(usage), "$@evaluator.run()", common.EXIT],
     }
 
 
@@ -110,7 +110,7 @@ def inference(row: Row, usage: str) -> Config:
         "evaluator": common.evaluator(),
         **(common.checkpoint_loader() if trained else {}),
         "initialize": [CHECK, SEED, *(_load() if trained else [])],
-        "run": ["$@evaluator.run()", "$exit_on_failures(@evaluator)"],
+        "run": ["$@evaluator.run()", common.EXIT],
     }
     if not trained:
         config["export"] = [CHECK, "$export_model(@network_def, @checkpoint, @model_info)"]
@@ -192,7 +192,9 @@ def multi_gpu_evaluate(row: Row, usage: str) -> Config:
         "sampler": common.sampler("@dataset", shuffle=False),
         "dataloader#sampler": "@sampler",
         "initialize": common.distributed_start() + (_load() if usage != "zero_shot" else []),
-        "finalize": common.DISTRIBUTED_END,
+        # The exit status must wait until the processes have said goodbye to each other.
+        "run": [*_encode(usage), "$@evaluator.run()"],
+        "finalize": [*common.DISTRIBUTED_END, common.EXIT],
     }
 
 
@@ -298,6 +300,10 @@ def _dataset(usage: str, cases: str, transform: str) -> Config:
 
 def _softmax() -> Config:
     return {"_target_": "Activationsd", "keys": "pred", "softmax": True}
+
+
+def _encode(usage: str) -> list[str]:
+    return ["$@dataset.encode()"] if usage in FROZEN else []
 
 
 def _load() -> list[str]:

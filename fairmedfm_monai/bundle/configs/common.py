@@ -128,7 +128,9 @@ def evaluation_handlers(**extra: Any) -> list[Config]:
         operating_point="@operating_point",
         n_bootstrap="@n_bootstrap",
         log_cases="@log_cases",
+        overwrite="@overwrite",
         stamps="@stamps",
+        tags="@tags",
         **extra,
     )
     return [
@@ -195,6 +197,7 @@ def distributed_start() -> list[str]:
 DISTRIBUTED_DEVICE = "$torch.device('cuda:' + os.environ['LOCAL_RANK'] if torch.cuda.is_available() else 'cpu')"
 DISTRIBUTED_IMPORTS = ["$import torch.distributed as dist"]
 DISTRIBUTED_END = ["$dist.destroy_process_group()"]
+EXIT = "$exit_on_failures(@evaluator)"
 
 
 def data_parallel(module: str) -> Config:

@@ -58,7 +58,7 @@ def evaluate(row: Row, usage: str) -> Config:
         "handlers": common.evaluation_handlers(prompts="@prompts", axis="@slice_axis"),
         "evaluator": common.evaluator(),
         "initialize": [CHECK, SEED],
-        "run": ["$@evaluator.run()", "$exit_on_failures(@evaluator)"],
+        "run": ["$@evaluator.run()", common.EXIT],
     }
 
 
@@ -144,7 +144,7 @@ def inference(row: Row, usage: str) -> Config:
         "handlers": [common.tracking_handler(close_on_complete=True), common.stats_handler()],
         "evaluator": common.evaluator(),
         "initialize": [CHECK, SEED],
-        "run": ["$@evaluator.run()", "$exit_on_failures(@evaluator)"],
+        "run": ["$@evaluator.run()", common.EXIT],
         "export": [CHECK, "$export_model(@network_def, @checkpoint, @model_info)"],
     }
 
@@ -157,7 +157,9 @@ def multi_gpu_evaluate(row: Row, usage: str) -> Config:
         "sampler": common.sampler("@dataset", shuffle=False),
         "dataloader#sampler": "@sampler",
         "initialize": common.distributed_start(),
-        "finalize": common.DISTRIBUTED_END,
+        # The exit status must wait until the processes have said goodbye to each other.
+        "run": ["$@evaluator.run()"],
+        "finalize": [*common.DISTRIBUTED_END, common.EXIT],
     }
 
 

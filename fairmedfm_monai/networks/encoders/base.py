@@ -46,6 +46,23 @@ class ImageEncoder(nn.Module):
         """
         raise NotImplementedError
 
+    @torch.jit.unused
+    def check_image(self, image: Tensor) -> None:
+        """Refuse what is not (B, C, S, S) of ``input_spec``.
+
+        Call it under ``if not torch.jit.is_scripting():``, because TorchScript does not know ``input_spec``.
+
+        Raises:
+            ValueError: naming the expected and the given shape.
+        """
+        spec = self.input_spec
+        if image.ndim != 4 or tuple(image.shape[1:]) != (spec.channels, spec.size, spec.size):
+            msg = (
+                f"`image` must be (B, {spec.channels}, {spec.size}, {spec.size}), but has shape {tuple(image.shape)}; "
+                f"resize to {spec.size} and repeat or drop channels in the preprocessing"
+            )
+            raise ValueError(msg)
+
     def forward(self, image: Tensor) -> Tensor:
         """Return ``features`` (B, D) of ``image`` (B, C, H, W)."""
         return self.encode_image(image)["features"]

@@ -77,6 +77,8 @@ class CLIPEncoder(VisionLanguageEncoder):
 
     def encode_image(self, image: Tensor) -> dict[str, Tensor]:
         """Encode (B, 3, S, S) normalised images to ``features`` (B, D) and ``zero_shot`` (B, D)."""
+        if not torch.jit.is_scripting():
+            self.check_image(image)
         features = self.visual(image)
         return {"features": features, "zero_shot": F.normalize(features, dim=-1)}
 
