@@ -82,7 +82,7 @@ def validate(dataset_dir: str, quick: bool = False) -> None:
     from fairmedfm_monai.data import validate_folder
 
     report = validate_folder(dataset_dir, quick=quick)
-    print(report.summary)
+    print(report)
     if not report.ok:
         sys.exit(1)
 

@@ -136,7 +136,7 @@ class Region:
         return cls(np.array([s.value for s in spreads]), low, high, pair_low, pair_high, level)
 
     def gap(self) -> tuple[float, float]:
-        """Bounds of max - min from all pairwise differences, each by MOVER (Zou & Donner, Stat Med 2008, eq. 5)."""
+        """Bounds of max - min from all pairwise differences, each by MOVER (Zou & Donner, Stat Med 2008)."""
         left, right = np.triu_indices(self.estimates.size, 1)
         swap = self.estimates[left] < self.estimates[right]
         left, right = np.where(swap, right, left), np.where(swap, left, right)

@@ -42,11 +42,12 @@ def wilson(successes: float, n: float, *, z: float | None = None) -> tuple[float
 def clustered_variance(parts: list[tuple[FloatArray, IntArray]]) -> tuple[float, float]:
     """Variance of an estimate and its degrees of freedom, from row influences that are summed by patient.
 
-    The sum of squares of the patients' totals, each divided by 1 - (share of the cases that the patient has), which
-    takes the downward bias out (CR2; Bell & McCaffrey 2002). With two parts (positives, negatives) this is Obuchowski's
-    clustered variance of the AUC (Biometrics 1997, eq. 3). With one case per patient the former is the usual variance
-    and the latter DeLong's (1988). Degrees of freedom are those of the effective number of patients, (sum of cases)^2 /
-    sum of cases^2, less 1 (Carter et al. 2017), joined over the parts after Satterthwaite.
+    The sum of squares of the patients' totals, each divided by the root of 1 - (share of the cases that the patient
+    has), which takes the downward bias out (CR2; Bell & McCaffrey 2002). With two parts (positives, negatives) this is
+    Obuchowski's clustered variance of the AUC (Biometrics 1997: S10 / M + S01 / N + 2 S11 / (M N)). With one case per
+    patient the former is the usual variance and the latter DeLong's (1988). Degrees of freedom are those of the
+    effective number of patients, (sum of cases)^2 / sum of cases^2, less 1 (Carter et al. 2017), joined over the parts
+    after Satterthwaite.
 
     Args:
         parts: per part the influence values (m,) and the patient codes (m,) of its rows; one or two parts.

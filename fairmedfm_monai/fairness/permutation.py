@@ -56,7 +56,7 @@ def null_values(
     group_of[rows] = codes
     _, unit = np.unique(patients[cases.rows] * n_groups + group_of[cases.rows], return_inverse=True)
     k = int(unit.max()) + 1
-    unit_group, unit_outcome = np.zeros(k, dtype=np.int8), np.zeros(k, dtype=bool)
+    unit_group, unit_outcome = np.zeros(k, dtype=np.int16), np.zeros(k, dtype=bool)
     unit_group[unit] = group_of[cases.rows]
     np.logical_or.at(unit_outcome, unit, outcome[cases.rows])
     # The order of units must not depend on how groups or patients are called.
@@ -66,7 +66,7 @@ def null_values(
     shuffled[order] = np.arange(k)
     found = []
     for count in bootstrap.chunks(n_permutations, cases.rows.size):
-        drawn = np.empty((count, k), dtype=np.int8)
+        drawn = np.empty((count, k), dtype=np.int16)
         for value in (False, True):
             members = shuffled[unit_outcome[shuffled] == value]
             drawn[:, members] = rng.permuted(np.tile(unit_group[members], (count, 1)), axis=1)

@@ -16,7 +16,7 @@ FAMILIES = (
 
 
 def permutation_p_value(value: float, null: FloatArray, *, larger_is_worse: bool) -> float:
-    """One-sided p-value ``(1 + #{null at least as extreme}) / (1 + #null)``; never 0 (Phipson & Smyth 2010, eq. 2).
+    """One-sided p-value ``(1 + #{null at least as extreme}) / (1 + #null)``; never 0 (Phipson & Smyth 2010).
 
     Args:
         value: observed statistic.

@@ -1,12 +1,12 @@
 """Four kinds of prompts in one pass against four runs, one kind each.
 
-    python scripts/bench/prompt_kinds.py                                     # SAM ViT-B, minutes on a CPU
+    python scripts/bench/prompt_kinds.py                                       # SAM ViT-B, minutes on a CPU
     python scripts/bench/prompt_kinds.py --fm demo_sam --slices 8 --repeats 5  # seconds
 
-Weights are random. Both sides use the same inferer, the same prompts and the same batches; the one pass embeds each slice
-once, the four runs four times, and both decode the same prompts. The ratio is therefore near 4 where the image encoder
-costs much more than the decoder, as in SAM, and less for small encoders or many labels. The masks of both sides are
-compared, so that the ratio is between equal results.
+Weights are random. Both sides use the same inferer, the same prompts and the same batches; the one pass embeds each
+slice once, the four runs four times, and both decode the same prompts. The ratio is therefore near 4 where the image
+encoder costs much more than the decoder, as in SAM, and less for small encoders or many labels. The masks of both sides
+are compared, so that the ratio is between equal results.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import monai
 import numpy as np
@@ -59,16 +60,16 @@ class Task:
 
     def __init__(self, network: PromptableSegmenter, kinds: tuple[str, ...], *, slices: int, labels: int) -> None:
         image, mask, names = scene(slices, labels)
-        data = {"image": MetaTensor(image), "label": MetaTensor(mask), "case_id": "bench"}
-        data = PromptsToMetad()(SimulatePromptsd(labels=names, kinds=kinds)(data))
-        self.inputs, self.network = data["image"][None], network
-        self.n_prompts = len(json.loads(data["image"].meta["prompts"]))
+        case: dict[Hashable, Any] = {"image": MetaTensor(image), "label": MetaTensor(mask), "case_id": "bench"}
+        case = PromptsToMetad()(SimulatePromptsd(labels=names, kinds=kinds)(case))
+        self.inputs, self.network = case["image"][None], network
+        self.n_prompts = len(json.loads(case["image"].meta["prompts"]))
         self.inferer = PromptedInferer(names, kinds)
 
     def __call__(self) -> torch.Tensor:
         """Mask logits (1, kinds x labels, H, W, D)."""
         with torch.inference_mode():
-            return self.inferer(self.inputs, self.network).as_tensor()
+            return self.inferer(self.inputs, self.network)
 
 
 def timed(function: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, tuple[float, float]]:

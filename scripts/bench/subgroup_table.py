@@ -2,10 +2,10 @@
 
     python scripts/bench/subgroup_table.py [--quick]
 
-Both compute the same six metrics (AUC, accuracy, sensitivity, specificity, PPV, selection rate) over eight uneven groups
-with percentile intervals per group. fairlearn's cost per replicate is measured on a few replicates and multiplied; such
-rows are marked "extrapolated". The clustered row draws patients of three images each, which fairlearn cannot; the
-analytic row is what every validation epoch uses. CPU seconds of one process, one thread.
+Both compute the same six metrics (AUC, accuracy, sensitivity, specificity, PPV, selection rate) over eight uneven
+groups with percentile intervals per group. fairlearn's cost per replicate is measured on a few replicates and
+multiplied; such rows are marked "extrapolated". The clustered row draws patients of three images each, which fairlearn
+cannot; the analytic row is what every validation epoch uses. CPU seconds of one process, one thread.
 """
 
 from __future__ import annotations
@@ -136,8 +136,8 @@ def run_size(n: int, run: int, repeats: int) -> None:
     mark = "measured" if run >= REPLICATES else f"extrapolated from {run}"
     print(f"{n:>9,}  fairlearn MetricFrame        {seconds:>10.2f}           ({mark} replicates)")
     print(
-        f"{'':>9}  ours, same six, unclustered  {plain:>10.2f} {seconds / plain:>8,.0f}x  values differ by {point:.0e}, "
-        f"AUC interval ends by {ends:.3f} (theirs: {run} replicates)"
+        f"{'':>9}  ours, same six, unclustered  {plain:>10.2f} {seconds / plain:>8,.0f}x  "
+        f"values differ by {point:.0e}, AUC interval ends by {ends:.3f} (theirs: {run} replicates)"
     )
     print(f"{'':>9}  ours, clustered by patient   {clustered:>10.2f} {seconds / clustered:>8,.0f}x  not the same task")
     print(f"{'':>9}  ours, clustered, analytic    {analytic:>10.3f} {seconds / analytic:>8,.0f}x  no replicates")

@@ -26,17 +26,19 @@ class ClipRecipe:
         steps: optimiser steps (fixed, so that two runs on one machine agree).
         images: training radiographs, projected from ``seed``.
         batch: images, and captions, per step.
-        learning_rate: highest rate; 100 steps of warm-up, then a half cosine to zero.
+        learning_rate: highest rate, see :func:`demo_training.common.rate`.
+        horizon: where the cosine would end.
         weight_decay: of AdamW.
         localisation: weight of the auxiliary loss.
         localisation_positive: weight of covered cells in it.
         seed: of start values, captions, augmentation and images.
     """
 
-    steps: int = 1600
+    steps: int = 1000
     images: int = 12_000
     batch: int = 64
     learning_rate: float = 1.5e-3
+    horizon: int = 1600
     weight_decay: float = 0.05
     localisation: float = 3.0
     localisation_positive: float = 20.0
@@ -87,7 +89,7 @@ def train_clip(
             queue = order.permutation(len(films.facts))
         rows, queue = queue[: recipe.batch], queue[recipe.batch :]
         optimiser.param_groups[0]["lr"] = rate(
-            step, steps=recipe.steps, horizon=recipe.steps, cooldown=1, highest=recipe.learning_rate
+            step, steps=recipe.steps, horizon=recipe.horizon, cooldown=1, highest=recipe.learning_rate
         )
         losses = _losses(model, locate, films, (images[rows], cells[rows], rows), recipe=recipe, step=step)
         optimiser.zero_grad()

@@ -1,8 +1,9 @@
 """A minimal MONAI Deploy application around one bundle: source, bundle, sink.
 
-``FAIRMEDFM_BUNDLE=FOLDER python deploy_app.py -i INPUT -o OUTPUT``, started in the bundle's folder: Deploy does not
-tell a bundle where it lies, so the bundle's own ``bundle_root``, ".", must be true. INPUT holds request.json: ``image``
-(a file) and ``clicks`` (voxel indices, may be empty). OUTPUT gets mask.nii.gz or probabilities.json.
+``FAIRMEDFM_BUNDLE=FOLDER python deploy_app.py -i INPUT -o OUTPUT``. INPUT holds request.json: ``image`` (a file) and
+``clicks`` (voxel indices, may be empty). OUTPUT gets mask.nii.gz or probabilities.json.
+
+Start it in a folder that has no ``models`` in it: Deploy would take that for its own and look for the bundle there.
 """
 
 from __future__ import annotations
@@ -94,6 +95,8 @@ class App(Application):
     def compose(self) -> None:
         """Build the graph; the kind of output comes from the bundle's metadata.json."""
         context = Application.init_app_context(self.argv)
+        # Deploy does not tell a bundle where it lies; with this the bundle's own `bundle_root`, ".", is true.
+        os.chdir(BUNDLE)
         metadata = json.loads((BUNDLE / "configs" / "metadata.json").read_text(encoding="utf-8"))
         kind = metadata["network_data_format"]["outputs"]["pred"]["type"]
         source, target = Path(context.input_path), Path(context.output_path)

@@ -50,7 +50,7 @@ def _run_app(work: Path, bundle: str, image: str, clicks: list[Any]) -> Path:
     seconds = steps.run(
         [sys.executable, str(APP), "-i", str(folder / "in"), "-o", str(folder / "out")],
         log=work / "logs" / f"deploy-{bundle}.log",
-        cwd=copy,
+        cwd=folder,
         env={**steps.OFFLINE, "FAIRMEDFM_BUNDLE": str(copy)},
     )
     say(f"{bundle}: the application ended after {seconds:.0f} s")
@@ -58,4 +58,4 @@ def _run_app(work: Path, bundle: str, image: str, clicks: list[Any]) -> Path:
 
 
 if __name__ == "__main__":
-    main()
+    steps.run_main(main)

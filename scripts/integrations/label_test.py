@@ -208,4 +208,4 @@ def _digest(file: Path) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    steps.run_main(main)

@@ -171,4 +171,4 @@ def _reference(work: Path, case: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    steps.run_main(main)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,15 @@ OFFLINE = {
 
 class StepError(Exception):
     """An assertion of an integration test that does not hold."""
+
+
+def run_main(main: Callable[[], None]) -> None:
+    """Run a test; an assertion that does not hold is printed without a traceback and makes the exit code 1."""
+    try:
+        main()
+    except StepError as error:
+        print(f"  {error}", file=sys.stderr, flush=True)
+        sys.exit(1)
 
 
 def say(text: str) -> None:

@@ -66,7 +66,7 @@ def test_auc_variance_is_obuchowskis_with_equal_clusters():
     positive = kernel.mean(axis=1) - auc
     negative = (kernel.mean(axis=0) - auc).reshape(k, 2).sum(axis=1)
     factor = k / (k - 1)
-    # Obuchowski 1997, eq. 3: S10 / M + S01 / N + 2 S11 / (M N)
+    # Obuchowski 1997: S10 / M + S01 / N + 2 S11 / (M N)
     expected = factor * (
         (positive @ positive) / k**2 + (negative @ negative) / (2 * k) ** 2 + 2 * (positive @ negative) / (2 * k * k)
     )

@@ -86,3 +86,21 @@ def test_large_data_get_fewer_permutations():
     assert affordable(1000, 10**7, 8) == FEWEST
     assert affordable(1000, BUDGET // 400, 1) == 400
     assert affordable(50, 10**9, 8) == 50
+
+
+def test_more_groups_than_a_byte_holds():
+    codes = np.repeat(np.arange(200), 2)
+    dice = codes / 200
+    null = null_values(
+        SegmentationProblem({"dice": dice}, ("dice",)),
+        np.arange(400),
+        codes,
+        n_groups=200,
+        patients=np.arange(400),
+        outcome=np.ones(400, dtype=bool),
+        n_permutations=3,
+        seed=0,
+    )[:, :, 0]
+    # Every shuffle deals all cases out again: the mean over equal groups stays.
+    assert null.mean(axis=1) == pytest.approx(np.full(3, dice.mean()))
+    assert not np.array_equal(null[0], null[1])

@@ -21,7 +21,7 @@ from fairmedfm_monai.data.demo.deform import (
     rotation,
     save_nifti,
 )
-from fairmedfm_monai.data.demo.folder import NOTICE_LABELS, building, card, in_threads, write_json, write_rows
+from fairmedfm_monai.data.demo.folder import building, card, in_threads, labels_notice, write_json, write_rows
 from fairmedfm_monai.data.demo.patients import Patient, draw_patients
 from fairmedfm_monai.data.demo.scan import ORGAN_GROUPS, Scan, load_scan
 from fairmedfm_monai.data.demo.seeds import generator
@@ -175,7 +175,7 @@ def _card(scan: Scan) -> dict[str, Any]:
         scan,
         name="demo-ct2d",
         title="Demo CT slices of deformed copies of one CT, eight large organs",
-        notices=[NOTICE_LABELS],
+        notices=[labels_notice(scan)],
         task="segmentation",
         modality="ct",
         spatial_dims=2,

@@ -87,6 +87,11 @@ def write_json(path: Path, content: object) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
+def labels_notice(scan: Scan) -> str:
+    """What a report must say about the organ labels."""
+    return NOTICE_LABELS if scan.is_real else "organ labels are the phantom's own shapes"
+
+
 def card(scan: Scan, *, name: str, title: str, notices: Sequence[str] = (), **fields: Any) -> dict[str, Any]:
     """The dataset card of a demo set: what all of them share, and ``fields``."""
     sentences = [NOTICE, *notices, *([] if scan.is_real else [NOTICE_PHANTOM])]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairmedfm_monai.data.demo.bias import Bias, degrade, draw_marker
-from fairmedfm_monai.data.demo.folder import NOTICE_LABELS, building, card, in_threads, write_json, write_rows
+from fairmedfm_monai.data.demo.folder import building, card, in_threads, labels_notice, write_json, write_rows
 from fairmedfm_monai.data.demo.patients import Patient, draw_patients
 from fairmedfm_monai.data.demo.scan import Scan, load_scan
 from fairmedfm_monai.data.demo.seeds import generator
@@ -129,7 +129,7 @@ def _card(scan: Scan) -> dict[str, Any]:
         scan,
         name="demo-xray",
         title="Demo radiographs projected from one CT, with and without an inserted nodule",
-        notices=[f"nodules were placed inside the scan's lung labels; {NOTICE_LABELS}"],
+        notices=[f"nodules were placed inside the scan's lung labels; {labels_notice(scan)}"],
         task="classification",
         modality="xray",
         spatial_dims=2,

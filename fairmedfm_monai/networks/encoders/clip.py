@@ -75,6 +75,11 @@ class CLIPEncoder(VisionLanguageEncoder):
         self.context_length = int(config["text_cfg"].get("context_length", 77))
         self.eval()
 
+    @staticmethod
+    def source(variant: str) -> WeightSource:
+        """Where the ``pretrained`` weights of a variant come from."""
+        return clip_source(canonical_name(variant))
+
     def encode_image(self, image: Tensor) -> dict[str, Tensor]:
         """Encode (B, 3, S, S) normalised images to ``features`` (B, D) and ``zero_shot`` (B, D)."""
         if not torch.jit.is_scripting():

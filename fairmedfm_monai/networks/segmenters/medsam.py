@@ -54,9 +54,9 @@ class MedSamSegmenter(SamSegmenter):
         self._input_spec = InputSpec(size=self._input_spec.size, mean=[0.0] * 3, std=[1.0] * 3, max_value=1.0)
 
     @staticmethod
-    def sources() -> dict[str, WeightSource]:
-        """Where ``pretrained`` comes from."""
-        return SOURCES
+    def source(variant: str) -> WeightSource:
+        """Where the ``pretrained`` weights of a variant come from."""
+        return SOURCES[variant]
 
     def preprocess(self, image: Tensor) -> Tensor:
         """Squash (B, 3, H, W) in 0..255 to the square input and stretch each image to [0, 1]."""

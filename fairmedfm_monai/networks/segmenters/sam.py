@@ -174,7 +174,7 @@ class SamSegmenter(SamCore):
         if variant not in GEOMETRIES:
             msg = f"`variant` must be one of {', '.join(GEOMETRIES)}, but got {variant!r}"
             raise ValueError(msg)
-        source = self.sources()[variant]
+        source = self.source(variant)
         path = resolve_weights(weights, source)
         geometry = TINY if weights == "tiny" else GEOMETRIES[variant]
         with seeded(seed):
@@ -184,9 +184,9 @@ class SamSegmenter(SamCore):
         self.eval()
 
     @staticmethod
-    def sources() -> dict[str, WeightSource]:
-        """Where ``pretrained`` comes from, per variant."""
-        return SOURCES
+    def source(variant: str) -> WeightSource:
+        """Where the ``pretrained`` weights of a variant come from."""
+        return SOURCES[variant]
 
     @staticmethod
     def from_sam(sam: Sam, *, multimask: bool | None = None) -> SamCore:

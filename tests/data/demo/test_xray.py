@@ -58,7 +58,7 @@ def test_the_card_says_what_the_images_are(degraded: Path) -> None:
     card = json.loads((degraded / "dataset.json").read_text())
     assert "semi-synthetic, one anatomy: measures plumbing, not generalisation" in card["notice"]
     assert "phantom" in card["notice"]
-    assert "pseudo-labels" in card["notice"]
+    assert card["licence"].startswith("Apache-2.0")
     assert card["classes"] == PROMPTS
     assert all(len(prompts) > 1 for prompts in PROMPTS.values())
 
