@@ -62,9 +62,15 @@ def _datasets(output: Path, *, bias: str, strength: float | None) -> dict[str, P
 
     if bias == "degrade" and strength is None:
         return {name: demo_data.ensure_demo(f"demo/{name}") for name in ("xray", "ct2d", "ct3d")}
-    options = {} if strength is None else {"strength": strength}
-    makers = {"xray": demo_data.make_xray, "ct2d": demo_data.make_ct2d, "ct3d": demo_data.make_ct3d}
-    return {name: make(output / "data" / name, bias=bias, **options) for name, make in makers.items()}
+    options = {"strength": strength}
+    # A marker can only go with a finding, and the CT sets have none: there the other rule stands in.
+    ct_options = options if bias == "degrade" else {}
+    scan = demo_data.load_scan()
+    return {
+        "xray": demo_data.make_xray(output / "data" / "xray", bias=bias, scan=scan, **options),
+        "ct2d": demo_data.make_ct2d(output / "data" / "ct2d", scan=scan, **ct_options),
+        "ct3d": demo_data.make_ct3d(output / "data" / "ct3d", scan=scan, **ct_options),
+    }
 
 
 def _run(step: Step, output: Path, dataset: Path, tracking_uri: str, n_bootstrap: int) -> Path:

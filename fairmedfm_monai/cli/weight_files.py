@@ -32,7 +32,9 @@ def status(row: Row, variant: str | None = None) -> list[str]:
             continue
         path = home() / "weights" / entry["file"]
         found = "found" if path.is_file() else "missing"
-        lines.append(f"  {name:28} {entry['file']:28} {found:8} {path}  (from {entry.get('url', row.weights['source'])})")
+        lines.append(
+            f"  {name:28} {entry['file']:28} {found:8} {path}  (from {entry.get('url', row.weights['source'])})"
+        )
     others = len(row.variants) - len(row.weights["files"])
     if others and variant is None:
         lines.append(f"  and {others} more variants, found by `weights fetch --fm {row.name} --variant NAME`")

@@ -232,7 +232,7 @@ def test_output_that_is_not_finite_is_a_failure(make: Make, cases: list[dict[str
 
 
 def test_nothing_readable_is_an_error(make: Make, cases: list[dict[str, Any]]) -> None:
-    with pytest.raises(RuntimeError, match="none of 12 cases could be encoded; the first: c00: .*broken"):
+    with pytest.raises(RuntimeError, match=r"none of 12 cases could be encoded; the first: c00: .*broken"):
         make(cases, transform=Lambdad("image", _broken)).encode()
 
 

@@ -9,6 +9,9 @@ from fairmedfm_monai.catalog import Row
 # What a promptable bundle segments until the user names other labels.
 EXAMPLE_LABELS = {"object": 1}
 
+# Columns to the patient's left, rows to the back: axial slices stand upright, as a reader sees them.
+AXCODES = "LPS"
+
 
 def evaluate(row: Row, usage: str) -> Config:
     """evaluate.json: prompts simulated from the reference masks, all kinds and labels in one pass."""
@@ -42,6 +45,7 @@ def evaluate(row: Row, usage: str) -> Config:
                     "labels": "@labels",
                     "kinds": "@prompts",
                     "axis": "@slice_axis",
+                    "axcodes": AXCODES,
                     "seed": "@seed",
                 },
                 *_to_model(["image", "label"]),
@@ -178,9 +182,9 @@ def _inferer(kinds: str | list[str]) -> Config:
 
 
 def _to_model(keys: list[str]) -> list[Config]:
-    """From the file to what a promptable FM takes: RAS order, 0..255, its channels; prompts travel in the meta."""
+    """From the file to what a promptable FM takes: upright slices (LPS), 0..255, its channels; prompts travel in the meta."""
     return [
-        {"_target_": "Orientationd", "keys": keys, "axcodes": "RAS", "labels": None},
+        {"_target_": "Orientationd", "keys": keys, "axcodes": AXCODES, "labels": None},
         {
             "_target_": "fairmedfm_monai.transforms.ModalityIntensityd",
             "keys": "image",
