@@ -28,6 +28,17 @@ finish() {
 }
 trap finish EXIT
 
+# A child that is waited for in the background can be told to stop, and stops its server, when this script is told to.
+child=
+trap '[ -z "$child" ] || kill -TERM "$child" 2>/dev/null || true; [ -z "$child" ] || wait "$child" || true; exit 143' \
+    INT TERM HUP
+run() {
+    "$@" &
+    child=$!
+    wait "$child"
+    child=
+}
+
 export MLFLOW_DISABLE_TELEMETRY=true HF_HUB_DISABLE_TELEMETRY=1 PYTHONWARNINGS=ignore
 # Compiled modules are worth 20 s per process here: MONAI Label and Deploy import thousands of files.
 unset PYTHONDONTWRITEBYTECODE PYTHONPATH MLFLOW_TRACKING_URI
@@ -37,15 +48,15 @@ for name in $what; do
     venv=$label_venv
     [ "$name" = label ] || venv=$deploy_venv
     echo "== environment for MONAI $name: $venv"
-    ./scripts/setup_venv.sh "$venv" "$name"
+    run ./scripts/setup_venv.sh "$venv" "$name"
     first=${first:-$venv}
 done
 echo "== two bundles with a model.pt, and what they answer by themselves"
-"$first/bin/python" scripts/integrations/prepare.py "$work" --weights "$weights"
+run "$first/bin/python" scripts/integrations/prepare.py "$work" --weights "$weights"
 for name in $what; do
     venv=$label_venv
     [ "$name" = label ] || venv=$deploy_venv
     echo "== MONAI $name"
-    "$venv/bin/python" "scripts/integrations/${name}_test.py" "$work"
+    run "$venv/bin/python" "scripts/integrations/${name}_test.py" "$work"
 done
 echo "== all of it held: $what"

@@ -74,7 +74,7 @@ def measure(scan: Scan, folder: Path, *, processes: int) -> tuple[dict[str, Any]
     found_clip = measure_clip(clip, scan, processes=processes)
     bias = calibrate(clip, scan, processes=processes)
     sam = DemoSAM(folder / "demo_sam.safetensors")
-    strengths = {"default_ct": DEFAULT_CT_STRENGTH, "calibrated": bias["strength"]}
+    strengths = {"default_ct": DEFAULT_CT_STRENGTH, "calibrated": bias["strength"], "two": 2.0, "three": 3.0}
     found_sam = measure_sam(sam, scan, strengths=strengths)
     results: dict[str, Any] = {
         "notice": f"semi-synthetic, one anatomy: measures plumbing, not generalisation. {NOTICE}",

@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--fm", choices=list(NETWORKS), default="sam")
     parser.add_argument("--slices", type=int, default=1)
     parser.add_argument("--labels", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=1, help="rounds; the least time of each side counts")
+    parser.add_argument("--repeats", type=int, default=1, help="rounds; the least time counts")
     parser.add_argument("--threads", type=int, default=0, help="torch threads; 0 = torch's default")
     options = parser.parse_args()
     if options.threads:

@@ -14,6 +14,7 @@ from demo_training.common import auc, auc_error
 from fairmedfm_monai.data.demo.bias import degrade
 from fairmedfm_monai.data.demo.xray import PROMPTS
 from fairmedfm_monai.networks.encoders.demo_clip import DemoCLIP
+from fairmedfm_monai.transforms.intensity import XRayIntensityd
 
 if TYPE_CHECKING:
     from fairmedfm_monai.data.demo.scan import Scan
@@ -27,9 +28,13 @@ GAP = 0.15
 
 @torch.no_grad()
 def encode(model: DemoCLIP, image: np.ndarray, *, batch: int = 100) -> dict[str, torch.Tensor]:
-    """Encode uint8 images (N, 128, 128)."""
-    spec = model.input_spec
-    pixels = (torch.from_numpy(image).float()[:, None] / 255 - spec.mean[0]) / spec.std[0]
+    """Encode uint8 images (N, 128, 128), prepared as the bundles prepare them.
+
+    Their percentile scaling undoes part of a loss of contrast: a calibration without it would be that of other scores.
+    """
+    spec, prepare = model.input_spec, XRayIntensityd("image")
+    grey = torch.stack([prepare({"image": torch.from_numpy(film)[None]})["image"] for film in image])
+    pixels = (grey - spec.mean[0]) / spec.std[0]
     parts = [model.encode_image(part) for part in pixels.split(batch)]
     return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 

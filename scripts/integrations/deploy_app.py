@@ -23,7 +23,7 @@ from monai.deploy.operators.monai_bundle_inference_operator import (
     MonaiBundleInferenceOperator,
 )
 
-BUNDLE = Path(os.environ["FAIRMEDFM_BUNDLE"])
+BUNDLE = Path(os.environ["FAIRMEDFM_BUNDLE"]).absolute()
 
 
 class Source(Operator):
@@ -95,11 +95,11 @@ class App(Application):
     def compose(self) -> None:
         """Build the graph; the kind of output comes from the bundle's metadata.json."""
         context = Application.init_app_context(self.argv)
-        # Deploy does not tell a bundle where it lies; with this the bundle's own `bundle_root`, ".", is true.
-        os.chdir(BUNDLE)
         metadata = json.loads((BUNDLE / "configs" / "metadata.json").read_text(encoding="utf-8"))
         kind = metadata["network_data_format"]["outputs"]["pred"]["type"]
-        source, target = Path(context.input_path), Path(context.output_path)
+        source, target = Path(context.input_path).absolute(), Path(context.output_path).absolute()
+        # Deploy does not tell a bundle where it lies; with this the bundle's own `bundle_root`, ".", is true.
+        os.chdir(BUNDLE)
         reader = Source(self, CountCondition(self, 1), folder=source, name="source")
         bundle = MonaiBundleInferenceOperator(
             self,

@@ -35,7 +35,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path)
     work = parser.parse_args().work.absolute()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the server is stopped on the way out
     case = read_json(work / "case.json")
     app, studies = _make_app(work), _make_studies(work, case)
     with _server(app, studies, work / "logs" / "label-server.log") as url:

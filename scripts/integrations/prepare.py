@@ -27,6 +27,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     arguments = parser.parse_args()
     work = arguments.work.absolute()
+    for name in ("bundles", "reference", "label", "deploy"):  # what an earlier run left in a folder that was kept
+        shutil.rmtree(work / name, ignore_errors=True)
     for name in (CLASSIFIER, PROMPTED):
         _copy_bundle(REPOSITORY / "bundles" / name, work / "bundles" / name, arguments.weights)
     case = {"radiographs": _radiographs(), "volume": _volume()}
@@ -42,7 +44,6 @@ def _copy_bundle(source: Path, target: Path, weights: str) -> None:
     A server builds ``network_def`` with the weights that the bundle's files name, then loads model.pt into it; other
     weights than the default are written into the copy, as the owner of a server would do it.
     """
-    shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("models", "eval*", "*.db", "__pycache__"))
     if weights == "pretrained":
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -28,6 +29,7 @@ class StepError(Exception):
 
 def run_main(main: Callable[[], None]) -> None:
     """Run a test; an assertion that does not hold is printed without a traceback and makes the exit code 1."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and children are stopped on the way out
     try:
         main()
     except StepError as error:
