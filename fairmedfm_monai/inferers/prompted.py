@@ -12,8 +12,7 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 from torch import Tensor
 
-from fairmedfm_monai.inferers.slices import segment_slices, split_by_slice
-from fairmedfm_monai.networks.segmenters.base import NO_PROMPT
+from fairmedfm_monai.inferers.slices import background, segment_slices, split_by_slice, to_grid
 from fairmedfm_monai.transforms.prompts import PROMPTS_KEY, USER, Prompt, label_values
 
 logger = logging.getLogger(__name__)
@@ -94,18 +93,18 @@ class PromptedInferer(Inferer):
             logger.warning("%s has no prompt: everything is background", name)
         image = inputs.as_tensor()[0] if isinstance(inputs, MetaTensor) else inputs[0]
         shape = tuple(image.shape[1:])
-        out = self._background(shape, image.device)
         slices = split_by_slice(prompts, channels=self.channels, shape=shape, axis=self.axis)
-        segment_slices(
-            image, network, slices, out, axis=self.axis, slice_batch=self.slice_batch, prompt_batch=self.prompt_batch
+        masks = background(
+            len(self.channels), image, axis=self.axis, dtype=self._dtype(shape), device=self.device or image.device
         )
-        return MetaTensor(out[None]).copy_meta_from(inputs) if isinstance(inputs, MetaTensor) else out[None]
+        batches = {"slice_batch": self.slice_batch, "prompt_batch": self.prompt_batch}
+        segment_slices(image, network, slices, masks, axis=self.axis, **batches)
+        pred = to_grid(masks, axis=self.axis, spatial_dims=len(shape))[None]
+        return MetaTensor(pred).copy_meta_from(inputs) if isinstance(inputs, MetaTensor) else pred
 
-    def _background(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
-        size = (len(self.channels), *shape)
-        big = torch.Size(size).numel() * 4 > _HALF_PRECISION_FROM
-        dtype = torch.float16 if self.dtype == "float16" or (self.dtype == "auto" and big) else torch.float32
-        return torch.full(size, NO_PROMPT, dtype=dtype, device=self.device or device)
+    def _dtype(self, shape: tuple[int, ...]) -> torch.dtype:
+        big = torch.Size((len(self.channels), *shape)).numel() * 4 > _HALF_PRECISION_FROM
+        return torch.float16 if self.dtype == "float16" or (self.dtype == "auto" and big) else torch.float32
 
     def _read_prompts(self, inputs: Tensor) -> list[Prompt]:
         text: Any = inputs.meta.get(PROMPTS_KEY) if isinstance(inputs, MetaTensor) else None

@@ -98,13 +98,13 @@ def segment_slices(
     image: Tensor,
     network: PromptableSegmenter,
     slices: Mapping[int, Sequence[SlicePrompt]],
-    out: Tensor,
+    masks: Tensor,
     *,
     axis: int,
     slice_batch: int,
     prompt_batch: int,
 ) -> None:
-    """Write the mask logits of all prompts into `out`; slices without a prompt are not even embedded.
+    """Write the logits of all prompts into `masks`; slices without a prompt are not even embedded.
 
     The picture that the network sees has the second in-plane axis as rows and the first as columns, because MONAI's
     arrays index (column, row): a PNG then stands upright, and so does an axial slice of a volume in LPS. Masks are
@@ -115,29 +115,44 @@ def segment_slices(
         image: (C, H, W) or (C, H, W, D) with C = 1 or 3, in the range that the network expects (0..255).
         network: a 2D segmenter.
         slices: from `split_by_slice`.
-        out: (channels, H, W[, D]), filled with `NO_PROMPT`; changed in place.
+        masks: (slices, channels, rows, columns) from `background`; changed in place.
         axis: that numbers the slices of a volume.
         slice_batch: slices per call of the image encoder.
         prompt_batch: prompts per call of the decoder, at least one per slice.
     """
-    planes, targets = _planes(image, axis), _planes(out, axis)
+    pictures = _pictures(image, axis)
     order = sorted(slices)
     for start in range(0, len(order), slice_batch):
         batch = order[start : start + slice_batch]
-        picture = planes[batch].transpose(-1, -2).expand(-1, 3, -1, -1)
-        embedding = network.embed(picture.float().contiguous())
+        embedding = network.embed(pictures[batch].expand(-1, 3, -1, -1).float().contiguous())
         for rows in _decoder_calls([slices[index] for index in batch], prompt_batch):
             coords, labels = _pad(rows, image.device)
             logits = network.decode(embedding, coords, labels)[0].clamp(NO_PROMPT, -NO_PROMPT)
-            for index, row, masks in zip(batch, rows, logits, strict=True):
-                for prompt, mask in zip(row, masks, strict=False):  # the rest of the masks is padding
-                    target = targets[index, prompt.channel]
-                    target.copy_(torch.maximum(target, mask.T.to(target)))
+            for index, row, found in zip(batch, rows, logits, strict=True):
+                for prompt, mask in zip(row, found, strict=False):  # what is left over is padding
+                    target = masks[index, prompt.channel]
+                    target.copy_(torch.maximum(target, mask.to(target)))
 
 
-def _planes(array: Tensor, axis: int) -> Tensor:
-    """View of (C, H, W[, D]) as (slices, C, first in-plane axis, second in-plane axis)."""
-    return array[None] if array.ndim == 3 else array.movedim(1 + axis, 0)
+def background(channels: int, image: Tensor, *, axis: int, dtype: torch.dtype, device: torch.device | str) -> Tensor:
+    """Masks (slices, channels, rows, columns) of an `image` (C, H, W[, D]) on which nothing is prompted.
+
+    In this order of memory every mask is written in one piece.
+    """
+    slices, _, *size = _pictures(image, axis).shape
+    return torch.full((slices, channels, *size), NO_PROMPT, dtype=dtype, device=device)
+
+
+def to_grid(masks: Tensor, *, axis: int, spatial_dims: int) -> Tensor:
+    """Masks (slices, channels, rows, columns) as a view (channels, H, W[, D]) on the grid of the image."""
+    upright = masks.transpose(-1, -2)
+    return upright[0] if spatial_dims == 2 else upright.movedim(0, 1 + axis)
+
+
+def _pictures(image: Tensor, axis: int) -> Tensor:
+    """View of (C, H, W[, D]) as (slices, C, rows, columns): rows are the second in-plane axis, columns the first."""
+    planes = image[None] if image.ndim == 3 else image.movedim(1 + axis, 0)
+    return planes.transpose(-1, -2)
 
 
 def _decoder_calls(rows: Sequence[Sequence[SlicePrompt]], prompt_batch: int) -> Iterator[list[Sequence[SlicePrompt]]]:

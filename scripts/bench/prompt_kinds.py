@@ -109,9 +109,7 @@ def main() -> None:
         rounds.append([one_times, four_times])
     (one_wall, one_cpu), (four_wall, four_cpu) = np.array(rounds).min(axis=0).tolist()
     print(f"four prompt kinds in one pass against four runs: {options.fm}, random weights")
-    print(
-        f"  {options.slices} slice(s), {options.labels} label(s), {together.n_prompts} prompts, {options.repeats} round(s)"
-    )
+    print(f"  {options.slices} slice(s), {options.labels} label(s), {together.n_prompts} prompts")
     print(f"  one pass  {one_wall:8.3f} s wall {one_cpu:8.3f} s CPU")
     print(f"  four runs {four_wall:8.3f} s wall {four_cpu:8.3f} s CPU")
     print(f"  ratio     {four_wall / one_wall:8.2f}   wall {four_cpu / one_cpu:8.2f}   CPU   (target {TARGET:.0f})")

@@ -100,6 +100,7 @@ def _volume() -> dict[str, Any]:
         "path": case["image"],
         "mask": case["label"],
         "mask_value": info.labels[best[1]],
+        "structure": best[1],
         "axis": axis,
         "click": best[2],
     }
@@ -168,7 +169,20 @@ def _reference(work: Path, case: dict[str, Any]) -> None:
     steps.check(len(written) == 1, f"{PROMPTED} itself wrote one mask", written)
     shutil.copy(written[0], reference / "mask.nii.gz")
     steps.check_mask(reference / "mask.nii.gz", volume, where="the bundle itself")
-    say(f"({seconds:.0f} s)")
+    dice = _dice(reference / "mask.nii.gz", volume)
+    say(f"its Dice with {volume['structure']} in the clicked slice is {dice:.2f} ({seconds:.0f} s)")
+
+
+def _dice(mask_file: Path, volume: dict[str, Any]) -> float:
+    """Overlap with the structure that was clicked, in the clicked slice; for information, nothing is asked of it."""
+    import nibabel
+    import numpy as np
+
+    files = (mask_file, volume["mask"])
+    answer, truth = (np.asarray(nibabel.Nifti1Image.from_filename(file).dataobj) for file in files)
+    index = volume["click"][volume["axis"]]
+    found, wanted = (np.take(mask, index, axis=volume["axis"]) for mask in (answer > 0, truth == volume["mask_value"]))
+    return float(2 * (found & wanted).sum() / (found.sum() + wanted.sum()))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,9 @@ class Copy:
 
     def __call__(self, name: str) -> Path:
         return Path(
-            shutil.copytree(BUNDLES / name, self.folder / name, ignore=shutil.ignore_patterns("models", "eval", "eval-*"))
+            shutil.copytree(
+                BUNDLES / name, self.folder / name, ignore=shutil.ignore_patterns("models", "eval", "eval-*")
+            )
         )
 
 

@@ -1,0 +1,146 @@
+"""What the bundle standard asks for: properties, metadata, network input and output, several processes, exports."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+import torch
+
+from fairmedfm_monai.bundle.render import bundle_names
+
+BUNDLES = Path(__file__).parents[2] / "bundles"
+WORKFLOWS = {"train": "train", "evaluate": "eval", "inference": "infer"}
+CONFIGS = [
+    (name, config)
+    for name in bundle_names()
+    for config in WORKFLOWS
+    if (BUNDLES / name / "configs" / f"{config}.json").exists()
+]
+
+
+@pytest.mark.parametrize("name", bundle_names())
+def test_metadata_fits_the_schema_and_names_its_version(name: str) -> None:
+    schema = json.loads((Path(__file__).parent / "metadata_schema.json").read_text())
+    metadata = json.loads((BUNDLES / name / "configs" / "metadata.json").read_text())
+    jsonschema.validate(metadata, schema)
+    assert metadata["version"] in metadata["changelog"]
+    del metadata["network_data_format"]["inputs"]["image"]["dtype"]
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(metadata, schema)
+
+
+@pytest.mark.parametrize(("name", "config"), CONFIGS)
+def test_every_required_property_is_there(
+    name: str, config: str, xray_dir: Path, ct2d_dir: Path, tmp_path: Path
+) -> None:
+    from monai.bundle import ConfigWorkflow
+
+    folder = BUNDLES / name / "configs"
+    workflow = ConfigWorkflow(
+        config_file=str(folder / f"{config}.json"),
+        meta_file=str(folder / "metadata.json"),
+        logging_file=False,
+        workflow_type=WORKFLOWS[config],
+        bundle_root=str(tmp_path),
+        dataset_dir=str(xray_dir if "classification" in name else ct2d_dir),
+        weights="tiny",
+        tracking_uri="off",
+        # What `initialize` does besides (seeding, loading a checkpoint that is not there) is no part of this.
+        initialize=[],
+    )
+    workflow.initialize()
+    assert workflow.check_properties() == []
+
+
+@pytest.mark.parametrize("name", bundle_names())
+def test_the_network_takes_and_gives_what_the_metadata_says(name: str, tmp_path: Path) -> None:
+    from monai.bundle import verify_net_in_out
+
+    configs = BUNDLES / name / "configs"
+    verify_net_in_out(
+        net_id="network_def",
+        meta_file=str(configs / "metadata.json"),
+        config_file=str(configs / "inference.json"),
+        device="cpu",
+        bundle_root=str(tmp_path),
+        weights="tiny",
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in bundle_names() if name.endswith(("zero_shot", "prompted"))])
+def test_untrained_usages_export_what_servers_load(name: str, tmp_path: Path) -> None:
+    from monai.bundle import ConfigParser, run
+
+    config = str(BUNDLES / name / "configs" / "inference.json")
+    run(run_id="export", config_file=config, bundle_root=str(tmp_path), weights="tiny", tracking_uri="off")
+    state = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
+    parser = ConfigParser()
+    parser.read_config(config)
+    parser["bundle_root"], parser["weights"] = str(tmp_path), "tiny"
+    network = parser.get_parsed_content("network_def")
+    network.load_state_dict(state, strict=False)
+    with pytest.raises(RuntimeError, match="stranger"):
+        network.load_state_dict({**state, "stranger": torch.zeros(1)}, strict=False)
+    assert json.loads((tmp_path / "models" / "model.json").read_text())["weights"] == "tiny"
+
+
+def test_what_servers_build_needs_no_dataset(tmp_path: Path) -> None:
+    from monai.bundle import ConfigParser
+
+    for name in bundle_names():
+        parser = ConfigParser()
+        parser.read_config(str(BUNDLES / name / "configs" / "inference.json"))
+        parser["bundle_root"], parser["weights"] = str(tmp_path), "tiny"
+        parser["dataset_dir"] = str(tmp_path / "nothing-is-here")
+        for section in ("network_def", "preprocessing", "inferer", "postprocessing"):
+            assert parser.get_parsed_content(section) is not None
+
+
+def _torchrun(bundle: Path, configs: list[str], *arguments: str) -> None:
+    command = [
+        *(
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node=2",
+            "-m",
+            "monai.bundle",
+            "run",
+        ),
+        *("--config_file", str([f"configs/{config}.json" for config in configs])),
+        *("--tracking_uri", "off", *arguments),
+    ]
+    done = subprocess.run(command, cwd=bundle, capture_output=True, text=True, check=False, timeout=500)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+
+
+def test_two_processes_train_and_evaluate_as_one(xray_dir: Path, tmp_path: Path) -> None:
+    from monai.bundle import run
+
+    from fairmedfm_monai.fairness import read_table
+
+    name = "demo_clip_classification_linear_probe"
+    bundle = Path(
+        shutil.copytree(BUNDLES / name, tmp_path / name, ignore=shutil.ignore_patterns("models", "eval", "eval-*"))
+    )
+    data = ("--dataset_dir", str(xray_dir))
+    _torchrun(bundle, ["train", "multi_gpu_train"], *data, "--weights", "tiny", "--epochs", "2", "--batch_size", "5")
+    _torchrun(bundle, ["evaluate", "multi_gpu_evaluate"], *data, "--n_bootstrap", "0", "--batch_size", "5")
+    run(
+        config_file=str(bundle / "configs" / "evaluate.json"),
+        bundle_root=str(bundle),
+        dataset_dir=str(xray_dir),
+        tracking_uri="off",
+        n_bootstrap=0,
+        output_dir=str(bundle / "one"),
+    )
+    two, one = (read_table(bundle / folder / "subgroups.csv") for folder in ("eval", "one"))
+    assert (two["n_cases"] == one["n_cases"]).all()
+    torch.testing.assert_close(two["value"].to_numpy(), one["value"].to_numpy(), rtol=0, atol=1e-6, equal_nan=True)
