@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
+from typing import Any
 
 
-def lazy_exports(package: str, exports: Mapping[str, str]) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
+def lazy_exports(package: str, exports: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Build the ``__getattr__`` and ``__dir__`` of a package (PEP 562).
 
     Args:
@@ -14,7 +15,7 @@ def lazy_exports(package: str, exports: Mapping[str, str]) -> tuple[Callable[[st
         exports: public name -> dotted module, relative to the package (e.g. ``{"LinearProbe": ".linear_probe"}``).
     """
 
-    def __getattr__(name: str) -> object:
+    def __getattr__(name: str) -> Any:
         if name not in exports:
             msg = f"module {package!r} has no attribute {name!r}; it offers {', '.join(sorted(exports))}"
             raise AttributeError(msg)

@@ -78,7 +78,7 @@ def foreign_predictions(
     return table, meta
 
 
-def _slug(value: object) -> str:
+def _slug(value: str | float | None) -> str:
     """A group name that MLflow and file names accept; empty becomes ``unknown``."""
     text = "" if pd.isna(value) else str(value).strip()
     return re.sub(r"_+", "_", re.sub(r"[^A-Za-z0-9_.-]", "_", text)).lstrip(".")[:60] or UNKNOWN

@@ -42,7 +42,7 @@ def status(row: Row, variant: str | None = None) -> list[str]:
 
 
 def fetch(row: Row, variant: str | None = None) -> Path:
-    """Download the weights of a variant into the cache folder, or find them there; the hash is checked.
+    """Download the weights of a variant into the cache folder, or find them there.
 
     Args:
         row: the model.
@@ -59,6 +59,7 @@ def fetch(row: Row, variant: str | None = None) -> Path:
         raise ValueError(msg)
     module, name = row.network.rsplit(".", 1)
     network = getattr(importlib.import_module(module), name)
-    from fairmedfm_monai.networks.weights import resolve_weights
+    from fairmedfm_monai.networks.weights import fetch_weights, find_weights
 
-    return resolve_weights("pretrained", network.source(variant or row.default_variant))
+    source = network.source(variant or row.default_variant)
+    return find_weights(source) or fetch_weights(source)

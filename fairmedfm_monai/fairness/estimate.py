@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairmedfm_monai.fairness import bootstrap, intervals
+from fairmedfm_monai.fairness.groups import compact
 from fairmedfm_monai.fairness.registry import Interval
 
 FloatArray = NDArray[np.float64]
@@ -133,7 +134,7 @@ def estimate_group(
     cases = problem.prepare(rows)
     values = cases.point()
     # Consecutive codes within the group: variances and weights are sums over its own patients only.
-    _, local = np.unique(patients[cases.rows], return_inverse=True)
+    local, _ = compact(patients[cases.rows])
     estimate = GroupEstimate(cases.rows.size, values, [None] * values.size, [""] * values.size)
     resampled = percentile or any(cases.interval(name) == "bootstrap" for name in problem.metrics)
     replicates = np.empty((0, values.size))
@@ -193,7 +194,7 @@ def _spread(
         variance,
         df,
         n=min(int(np.count_nonzero(mask)) for mask in masks),
-        patients=min(np.unique(local[mask]).size for mask in masks),
+        patients=min(compact(local[mask])[1] for mask in masks),
     )
 
 

@@ -118,6 +118,12 @@ def _cross(parts: Sequence[Grouping]) -> Grouping:
     return Grouping("__".join(part.name for part in parts), tuple(names), codes)
 
 
+def compact(codes: IntArray) -> tuple[IntArray, int]:
+    """The same codes (m,) without gaps, in the same order, and how many there are; linear in their number."""
+    present = np.bincount(codes) > 0
+    return (np.cumsum(present) - 1)[codes], int(np.count_nonzero(present))
+
+
 def encode_patients(patient_id: ArrayLike | None, n: int) -> tuple[IntArray, bool]:
     """Patients as codes 0..K-1 in order of first appearance, and whether ids were given.
 

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from fairmedfm_monai.fairness import bootstrap
 from fairmedfm_monai.fairness.estimate import Problem
+from fairmedfm_monai.fairness.groups import compact
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -54,8 +55,7 @@ def null_values(
     cases = problem.prepare(rows)
     group_of = np.full(patients.size, -1, dtype=np.int64)
     group_of[rows] = codes
-    _, unit = np.unique(patients[cases.rows] * n_groups + group_of[cases.rows], return_inverse=True)
-    k = int(unit.max()) + 1
+    unit, k = compact(patients[cases.rows] * n_groups + group_of[cases.rows])
     unit_group, unit_outcome = np.zeros(k, dtype=np.int16), np.zeros(k, dtype=bool)
     unit_group[unit] = group_of[cases.rows]
     np.logical_or.at(unit_outcome, unit, outcome[cases.rows])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fairmedfm_monai.fairness import disparities as dis
 from fairmedfm_monai.fairness.bootstrap import SCHEME
 from fairmedfm_monai.fairness.estimate import GroupEstimate, Problem, estimate_group
-from fairmedfm_monai.fairness.groups import Grouping, overall
+from fairmedfm_monai.fairness.groups import Grouping, compact, overall
 from fairmedfm_monai.fairness.intervals import LEVEL
 from fairmedfm_monai.fairness.permutation import affordable, null_values
 from fairmedfm_monai.fairness.registry import METRICS
@@ -116,7 +116,7 @@ class Tables:
             positives = int(np.count_nonzero(outcome[rows]))
             counts = {
                 "unit": sample.unit,
-                "n_patients": np.unique(sample.patients[rows]).size,
+                "n_patients": compact(sample.patients[rows])[1],
                 "n_cases": rows.size,
                 "n_positives": positives,
                 "n_negatives": rows.size - positives,
@@ -168,8 +168,8 @@ def _null(
     permutations = affordable(sample.n_permutations, rows.size, len(present))
     if permutations < sample.n_permutations:
         sample.note(f"{grouping.name}: {permutations} permutations instead of {sample.n_permutations} (data size)")
-    pairs = np.unique(sample.patients[rows] * len(position) + grouping.codes[rows])
-    if np.unique(sample.patients[rows]).size < pairs.size:
+    pairs = compact(sample.patients[rows] * len(position) + grouping.codes[rows])[1]
+    if compact(sample.patients[rows])[1] < pairs:
         sample.note(
             f"{grouping.name}: some patients have images in several groups; the groups are treated as independent, "
             "which makes intervals of differences somewhat too wide"

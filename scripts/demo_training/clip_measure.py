@@ -98,28 +98,30 @@ def _strata(test: Films, score: np.ndarray) -> dict[str, dict[str, float]]:
     return result
 
 
-def gap_at(model: DemoCLIP, films: Films, strength: float, *, seed: int) -> float:
-    """Zero-shot AUC of films minus that of the same films degraded: the true gap up to the sample's noise."""
-    worse = np.stack(
-        [degrade(image, strength, np.random.default_rng([seed, row])) for row, image in enumerate(films.image)]
-    )
-    scores = [zero_shot_score(model, encode(model, image)) for image in (films.image, worse)]
-    return auc(films.positive, scores[0]) - auc(films.positive, scores[1])
+def degraded_auc(model: DemoCLIP, films: Films, strength: float, *, seed: int) -> float:
+    """Zero-shot AUC of films degraded with this strength."""
+    worse = [degrade(image, strength, np.random.default_rng([seed, row])) for row, image in enumerate(films.image)]
+    return auc(films.positive, zero_shot_score(model, encode(model, np.stack(worse))))
 
 
 def calibrate(model: DemoCLIP, scan: Scan, *, processes: int = 2) -> dict[str, Any]:
-    """Strength of `degrade` for a zero-shot AUC gap of .15, by interpolation; checked on other radiographs."""
+    """Strength of `degrade` for a zero-shot AUC gap of .15, by interpolation; checked on other radiographs.
+
+    The gap is that between films and the same films degraded: the true gap between two groups, without the noise of
+    drawing two groups.
+    """
     films = make_films(scan, seed=CALIBRATION_SEED, count=N_CALIBRATION, processes=processes)
-    gaps = np.array([gap_at(model, films, strength, seed=CALIBRATION_SEED) for strength in STRENGTHS])
-    rising = np.maximum.accumulate(gaps)
-    strength = round(float(np.interp(GAP, rising, STRENGTHS)), 2)
+    values = np.array([degraded_auc(model, films, strength, seed=CALIBRATION_SEED) for strength in STRENGTHS])
+    gaps = values[0] - values
+    strength = round(float(np.interp(GAP, np.maximum.accumulate(gaps), STRENGTHS)), 2)
     others = make_films(scan, seed=CHECK_SEED, count=N_CALIBRATION, processes=processes)
+    checked = [degraded_auc(model, others, at, seed=CHECK_SEED) for at in (0.0, strength)]
     return {
         "gap": GAP,
         "strength": strength,
         "n": N_CALIBRATION,
         "curve": {str(s): round(float(g), 4) for s, g in zip(STRENGTHS, gaps, strict=True)},
-        "gap_on_other_seed": round(gap_at(model, others, strength, seed=CHECK_SEED), 4),
+        "gap_on_other_seed": round(checked[0] - checked[1], 4),
     }
 
 

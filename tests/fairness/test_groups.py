@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fairmedfm_monai.fairness.groups import encode_patients, make_groupings
+from fairmedfm_monai.fairness.groups import compact, encode_patients, make_groupings
 
 
 def test_declared_groups_keep_order_and_empty_ones():
@@ -53,3 +53,10 @@ def test_patients_without_an_id_stand_alone():
     assert encode_patients(None, 3)[1] is False
     with pytest.raises(ValueError, match="expected 4 values"):
         encode_patients(["a"], 4)
+
+
+def test_compact_codes_keep_order_and_identity():
+    codes = np.array([7, 2, 7, 9])
+    found, count = compact(codes)
+    assert (found.tolist(), count) == ([1, 0, 1, 2], 3)
+    assert compact(np.empty(0, dtype=np.int64))[1] == 0

@@ -182,7 +182,7 @@ def _inferer(kinds: str | list[str]) -> Config:
 
 
 def _to_model(keys: list[str]) -> list[Config]:
-    """From the file to what a promptable FM takes: upright slices (LPS), 0..255, its channels; prompts travel in the meta."""
+    """From the file to what a promptable FM takes: upright slices, 0..255, its channels; prompts go into the meta."""
     return [
         {"_target_": "Orientationd", "keys": keys, "axcodes": AXCODES, "labels": None},
         {
