@@ -71,8 +71,11 @@ def make_sam(scan: Scan, folder: Path) -> None:
 def measure(scan: Scan, folder: Path, *, processes: int) -> tuple[dict[str, Any], list[str]]:
     """Test both files through the public classes; results and missed targets."""
     clip = DemoCLIP(folder / "demo_clip.safetensors")
+    print("testing demo_clip", flush=True)
     found_clip = measure_clip(clip, scan, processes=processes)
+    print(f"{found_clip}\ncalibrating the bias of the demo radiographs", flush=True)
     bias = calibrate(clip, scan, processes=processes)
+    print(f"{bias}\ntesting demo_sam", flush=True)
     sam = DemoSAM(folder / "demo_sam.safetensors")
     strengths = {"default_ct": DEFAULT_CT_STRENGTH, "calibrated": bias["strength"], "two": 2.0, "three": 3.0}
     found_sam = measure_sam(sam, scan, strengths=strengths)

@@ -77,10 +77,30 @@ class ModelInfo:
         target.parent.mkdir(parents=True, exist_ok=True)
         kind = self.weights if self.weights in {"pretrained", "random", "tiny"} else "file"
         content = {**asdict(self), "weights": kind, "versions": self.versions or _versions()}
-        part = target.with_name(f"{FILE_NAME}.{os.getpid()}.part")
-        part.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
-        part.replace(target)
+        _write_json(target, content)
         return target
+
+    def name_outputs(self, bundle_root: str | Path) -> None:
+        """Put the class names into the bundle's ``configs/metadata.json``, unless they are there or there is no such file.
+
+        MONAI Label and Deploy take the names of the outputs from there and from nowhere else: without this a model
+        trained for other classes would answer under the names of the bundle's example.
+        """
+        file = Path(bundle_root) / "configs" / "metadata.json"
+        if not file.is_file():
+            return
+        content = json.loads(file.read_text(encoding="utf-8"))
+        outputs = content["network_data_format"]["outputs"]["pred"]
+        names = {str(index): name for index, name in enumerate(self.classes)}
+        if outputs["channel_def"] != names:
+            outputs.update(num_channels=len(names), channel_def=names)
+            _write_json(file, content)
+
+
+def _write_json(target: Path, content: object) -> None:
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    part.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
+    part.replace(target)
 
 
 def read_model_info(checkpoint: str | Path, **untrained: Any) -> ModelInfo:

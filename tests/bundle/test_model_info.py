@@ -50,3 +50,34 @@ def test_a_file_that_is_no_model_json_is_refused(tmp_path: Path) -> None:
 def test_classes_of_another_dataset_are_refused() -> None:
     with pytest.raises(ValueError, match=r"trained for the classes \['a', 'b'\] but dataset 'other' has \['b', 'a'\]"):
         _info().classes_for(SimpleNamespace(name="other", classes=["b", "a"]))
+
+
+def _metadata(root: Path, names: list[str]) -> Path:
+    file = root / "configs" / "metadata.json"
+    file.parent.mkdir(exist_ok=True)
+    pred = {"num_channels": len(names), "channel_def": {str(index): name for index, name in enumerate(names)}}
+    file.write_text(json.dumps({"name": "bundle", "network_data_format": {"outputs": {"pred": pred}}}))
+    return file
+
+
+def test_servers_learn_the_names_of_other_classes(tmp_path: Path) -> None:
+    file = _metadata(tmp_path, ["no_finding", "finding"])
+    _info(classes=["x", "y", "z"]).name_outputs(tmp_path)
+    content = json.loads(file.read_text())
+    assert content["network_data_format"]["outputs"]["pred"] == {
+        "num_channels": 3,
+        "channel_def": {"0": "x", "1": "y", "2": "z"},
+    }
+    assert content["name"] == "bundle"
+
+
+def test_metadata_that_is_right_is_left_alone(tmp_path: Path) -> None:
+    file = _metadata(tmp_path, ["a", "b"])
+    text = file.read_text()
+    _info().name_outputs(tmp_path)
+    assert file.read_text() == text
+
+
+def test_a_folder_without_metadata_is_no_error(tmp_path: Path) -> None:
+    _info().name_outputs(tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -317,6 +317,7 @@ def _train_section(usage: str) -> Config:
         "dataloader": common.dataloader("@train#dataset", shuffle=True),
         "inferer": {"_target_": "SimpleInferer"},
         "handlers": [
+            *_no_label_loader(usage),
             {"_target_": "LrScheduleHandler", "lr_scheduler": "@lr_scheduler", "print_lr": False},
             {
                 "_target_": "ValidationHandler",
@@ -348,6 +349,18 @@ def _train_section(usage: str) -> Config:
             "amp": "@amp",
         },
     }
+
+
+def _no_label_loader(usage: str) -> list[Config]:
+    """MONAI Label loads model.pt into ``network`` before it trains, unless the handlers name a CheckpointLoader.
+
+    The merged model.pt of LoRA cannot become base weights and adapters again: a disabled loader keeps Label's own out,
+    and the training starts from the FM. A linear probe takes its head out of model.pt and goes on.
+    """
+    if usage != "lora":
+        return []
+    loader = {"_target_": "CheckpointLoader", "_disabled_": True, "load_path": "@checkpoint"}
+    return [{**loader, "load_dict": {"model": "@network"}}]
 
 
 def _validate_section(usage: str) -> Config:
@@ -388,7 +401,8 @@ def _validate_section(usage: str) -> Config:
 
 def _train_run(usage: str) -> list[str]:
     encode = ["$@train#dataset.encode()", "$@validate#dataset.encode()"] if usage in FROZEN else []
-    return [*encode, "$@model_info.write(@ckpt_dir)", "$@train#trainer.run()"]
+    described = ["$@model_info.write(@ckpt_dir)", "$@model_info.name_outputs(@bundle_root)"]
+    return [*encode, *described, "$@train#trainer.run()"]
 
 
 def _lora_settings(row: Row) -> Config:

@@ -108,6 +108,7 @@ def inference(row: Row, usage: str) -> Config:
                     "_target_": "fairmedfm_monai.transforms.ClicksToPromptsd",
                     "keys": "image",
                     "label": "$list(@labels)[0]",
+                    "labels": "@labels",
                 },
                 *_to_model(["image"]),
             ],
@@ -182,7 +183,7 @@ def _inferer(kinds: str | list[str]) -> Config:
 
 
 def _to_model(keys: list[str]) -> list[Config]:
-    """From the file to what a promptable FM takes: upright slices, 0..255, its channels; prompts go into the meta."""
+    """From the file to what a promptable FM takes: upright slices, 0..255; prompts go into the meta."""
     return [
         {"_target_": "Orientationd", "keys": keys, "axcodes": AXCODES, "labels": None},
         {
@@ -192,7 +193,6 @@ def _to_model(keys: list[str]) -> list[Config]:
             "window": "@window",
             "b_max": 255.0,
         },
-        {"_target_": "fairmedfm_monai.transforms.MatchChannelsd", "keys": "image", "channels": 3},
         {"_target_": "EnsureTyped", "keys": "image", "dtype": "$torch.float32"},
         {"_target_": "fairmedfm_monai.transforms.PromptsToMetad", "keys": "image"},
     ]
