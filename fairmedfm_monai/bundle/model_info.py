@@ -81,7 +81,7 @@ class ModelInfo:
         return target
 
     def name_outputs(self, bundle_root: str | Path) -> None:
-        """Put the class names into the bundle's ``configs/metadata.json``, unless they are there or there is no such file.
+        """Put the class names into the bundle's ``configs/metadata.json``, where there is such a file.
 
         MONAI Label and Deploy take the names of the outputs from there and from nowhere else: without this a model
         trained for other classes would answer under the names of the bundle's example.
