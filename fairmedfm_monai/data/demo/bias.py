@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 RULES = ("degrade", "shortcut", "none")
-DEFAULT_STRENGTH = 1.17
+# Measured by scripts/train_demo_models.py on 1,600 radiographs of generation seed 20000, each against its own degraded
+# copy: zero-shot AUC gap of demo_clip .1005 at .75 and .1758 at 1.0, so .15 at 0.91; seed 20001 confirms with .1513.
+DEFAULT_STRENGTH = 0.91
 """`degrade` on radiographs: calibrated to a true AUC gap of about .15 of the shipped model (on seeds of its own)."""
 DEFAULT_CT_STRENGTH = 1.0
 DEFAULT_SHORTCUT = 0.9
