@@ -16,7 +16,7 @@ UNITS = ("patient", "image")
 REQUIRED = ("schema", "name", "task", "modality", "spatial_dims")
 OPTIONAL = (
     "unit", "licence", "title", "citation", "notice", "description", "classes", "labels", "positive_class",
-    "multi_label", "attributes", "intersections", "window",
+    "multi_label", "attributes", "intersections", "window", "reader_dice",
 )  # fmt: skip
 RESERVED_ATTRIBUTES = frozenset(
     {"case_id", "patient_id", "split", "image", "mask", "label", "score", "failed", "prompt"}

@@ -205,4 +205,5 @@ def _card(scan: Scan) -> dict[str, Any]:
         spatial_dims=3,
         labels=LABELS,
         window=[50, 400],
+        reader_dice={agreement["label"]: agreement["pairwise_dice_mean"]},
     )
