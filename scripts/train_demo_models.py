@@ -28,7 +28,6 @@ from demo_training.sam_data import training_heights
 from demo_training.sam_measure import measure_sam, missed_sam
 from demo_training.sam_train import SamRecipe, make_slices, train_sam
 
-from fairmedfm_monai.data.demo.bias import DEFAULT_CT_STRENGTH
 from fairmedfm_monai.data.demo.ct2d import HELD_OUT
 from fairmedfm_monai.data.demo.scan import Scan, load_scan
 from fairmedfm_monai.networks.encoders.demo_clip import DemoCLIP
@@ -77,7 +76,7 @@ def measure(scan: Scan, folder: Path, *, processes: int) -> tuple[dict[str, Any]
     bias = calibrate(clip, scan, processes=processes)
     print(f"{bias}\ntesting demo_sam", flush=True)
     sam = DemoSAM(folder / "demo_sam.safetensors")
-    strengths = {"default_ct": DEFAULT_CT_STRENGTH, "calibrated": bias["strength"], "two": 2.0, "three": 3.0}
+    strengths = {"one": 1.0, "calibrated": bias["strength"], "two": 2.0, "three": 3.0}
     found_sam = measure_sam(sam, scan, strengths=strengths)
     results: dict[str, Any] = {
         "notice": f"semi-synthetic, one anatomy: measures plumbing, not generalisation. {NOTICE}",
