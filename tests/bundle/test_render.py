@@ -11,7 +11,7 @@ CHECKED_IN = Path(__file__).parents[2] / "bundles"
 
 OVERRIDABLE = {
     *("dataset_dir", "output_dir", "ckpt_dir", "checkpoint", "weights", "variant", "device", "seed", "batch_size"),
-    *("num_workers", "amp", "attributes", "tracking_uri", "experiment_name", "run_name"),
+    *("num_workers", "amp", "tracking_uri", "experiment_name", "run_name"),
 }
 
 
@@ -37,8 +37,8 @@ def test_every_configuration_stands_alone_and_has_the_common_keys(name: str) -> 
             continue
         assert set(config) >= OVERRIDABLE, path
         expected = {
-            "train": {"epochs", "val_interval", "learning_rate", "select_by", "resume"},
-            "evaluate": {"split", "operating_point", "n_bootstrap", "log_cases"},
+            "train": {"attributes", "epochs", "val_interval", "learning_rate", "select_by", "resume"},
+            "evaluate": {"attributes", "overwrite", "split", "operating_point", "n_bootstrap", "log_cases"},
             "inference": {"split"},
         }
         assert set(config) >= expected[path.stem], path

@@ -90,7 +90,7 @@ def test_trained_usages_train_evaluate_and_infer(
     predictions, _, _ = tables(bundle / "eval")
     assert "tiny random weights" in (bundle / "eval" / "report.html").read_text()
 
-    run(bundle, "inference", output_dir=str(bundle / "inferred"), log_cases=True, **common)
+    run(bundle, "inference", output_dir=str(bundle / "inferred"), **common)
     inferred = pd.read_csv(bundle / "inferred" / "predictions.csv")
     assert inferred["stamp"].str.contains("tiny").all()
     test = predictions[predictions["split"] == "test"]

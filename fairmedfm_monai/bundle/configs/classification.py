@@ -21,6 +21,12 @@ EXAMPLE_CLASSES = {
 }
 
 
+PROGRESS = (
+    "$keep_progress(@train#trainer, @ckpt_dir, resume=@resume, model=@network, optimizer=@optimizer, "
+    "schedule=@lr_scheduler)"
+)
+
+
 def evaluate(row: Row, usage: str) -> Config:
     """evaluate.json: subgroup report on ``val`` and ``test``."""
     trained = usage != "zero_shot"
@@ -66,7 +72,6 @@ def inference(row: Row, usage: str) -> Config:
         "imports": common.imports("read_model_info", *(("check_checkpoint",) if trained else ("export_model",))),
         **common.paths(row),
         **common.model_choice(row),
-        "attributes": None,
         "split": "test",
         "modality": "xray",
         "window": None,
@@ -121,7 +126,7 @@ def train(row: Row, usage: str) -> Config:
     """train.json of a trained usage; ``model.pt`` is the epoch with the best ``select_by``."""
     return {
         "imports": common.imports("ModelInfo", "keep_progress") + _lora_imports(usage),
-        **common.paths(row),
+        **common.paths(row, writes_run=False),
         **common.model_choice(row),
         "attributes": None,
         "select_by": "val/auc",
@@ -157,8 +162,7 @@ def train(row: Row, usage: str) -> Config:
             CHECK,
             SEED,
             *(["$check_gradients(@network, @probe_shape)"] if usage == "lora" else []),
-            "$keep_progress(@train#trainer, @ckpt_dir, resume=@resume, model=@network, optimizer=@optimizer, "
-            "schedule=@lr_scheduler)",
+            PROGRESS,
         ],
         "run": _train_run(usage),
     }
@@ -178,7 +182,7 @@ def multi_gpu_train(row: Row, usage: str) -> Config:
         "train#dataloader#shuffle": False,
         "validate#sampler": common.sampler("@validate#dataset", shuffle=False),
         "validate#dataloader#sampler": "@validate#sampler",
-        "initialize": common.distributed_start(),
+        "initialize": [*common.distributed_start(), PROGRESS],
         "run": _train_run(usage),
         "finalize": common.DISTRIBUTED_END,
     }

@@ -31,14 +31,14 @@ def imports(*names: str) -> list[str]:
     return IMPORTS + [f"$from fairmedfm_monai.bundle import {name}" for name in names]
 
 
-def paths(row: Row) -> Config:
-    """Where things are, first in every configuration."""
+def paths(row: Row, *, writes_run: bool = True) -> Config:
+    """Where things are, first in every configuration. Only runs that write results can overwrite an earlier one."""
     return {
         "bundle_root": ".",
         "ckpt_dir": "$@bundle_root + '/models'",
         "checkpoint": "$@ckpt_dir + '/model.pt'",
         "output_dir": "$@bundle_root + '/eval'",
-        "overwrite": False,
+        **({"overwrite": False} if writes_run else {}),
         "dataset_dir": row.demo_dataset,
     }
 
@@ -155,12 +155,12 @@ def evaluator(**extra: Any) -> Config:
     }
 
 
-def dataloader(dataset: str, *, batch_size: str | int = "@batch_size", **extra: Any) -> Config:
+def dataloader(dataset: str, **extra: Any) -> Config:
     """A data loader."""
     return {
         "_target_": "DataLoader",
         "dataset": dataset,
-        "batch_size": batch_size,
+        "batch_size": "@batch_size",
         "num_workers": "@num_workers",
         **extra,
     }
