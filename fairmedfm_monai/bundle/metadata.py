@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import fairmedfm_monai
-from fairmedfm_monai.bundle.configs.classification import EXAMPLE_CLASSES
+from fairmedfm_monai.bundle.configs.classification_parts import EXAMPLE_CLASSES
 from fairmedfm_monai.bundle.configs.segmentation import EXAMPLE_LABELS
 from fairmedfm_monai.catalog import Row
 

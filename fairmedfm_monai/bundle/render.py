@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
-from fairmedfm_monai.bundle.configs import classification, segmentation
+from fairmedfm_monai.bundle.configs import classification, classification_training, segmentation
 from fairmedfm_monai.bundle.configs.common import Config
 from fairmedfm_monai.bundle.metadata import metadata
 from fairmedfm_monai.bundle.readme import readme
@@ -64,8 +64,8 @@ def _configs(row: Row, usage: str) -> Iterator[tuple[str, Config]]:
     yield "inference", classification.inference(row, usage)
     yield "multi_gpu_evaluate", classification.multi_gpu_evaluate(row, usage)
     if usage in TRAINED:
-        yield "train", classification.train(row, usage)
-        yield "multi_gpu_train", classification.multi_gpu_train(row, usage)
+        yield "train", classification_training.train(row, usage)
+        yield "multi_gpu_train", classification_training.multi_gpu_train(row, usage)
 
 
 def _files(row: Row, usage: str) -> Iterator[tuple[str, str]]:
