@@ -55,7 +55,9 @@ def run_demo(output: Path, *, n_bootstrap: int, bias: str, strength: float | Non
     print(f"\nReports: {index}")
     for step, report in reports:
         print(f"  {step.title:55} {report}")
-    print(f"MLflow:  {sys.executable} -m mlflow ui --backend-store-uri {tracking_uri}   (then open http://127.0.0.1:5000)")
+    print(
+        f"MLflow:  {sys.executable} -m mlflow ui --backend-store-uri {tracking_uri}   (then open http://127.0.0.1:5000)"
+    )
     print("Each step is a plain MONAI bundle: cd into its folder and run python -m monai.bundle run --config_file ...")
 
 
