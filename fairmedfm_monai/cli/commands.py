@@ -163,7 +163,7 @@ def evaluate(
 def demo(
     output: str = "demo_output", n_bootstrap: int = 1000, bias: str = "degrade", strength: float | None = None
 ) -> None:
-    """The main job on real input: demo data from one CT, four bundles, their reports and MLflow runs.
+    """The main job on real input: demo data from one CT, four reports by plain bundles, MLflow runs.
 
     Args:
         output: folder for bundles and reports.
