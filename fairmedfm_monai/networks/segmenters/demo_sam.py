@@ -5,14 +5,13 @@ A demonstration of the machinery, not a medical model: it was trained on the sli
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
-from torch import nn
+from segment_anything.modeling import Sam
 
 from fairmedfm_monai.networks.pretrained import fill_shipped, only_variant
 from fairmedfm_monai.networks.segmenters.sam import SamCore
+from fairmedfm_monai.networks.segmenters.sam_builder import build_sam
 from fairmedfm_monai.networks.weights import seeded, weights_kind
 
 IMAGE_SIZE = 256
@@ -35,38 +34,21 @@ def build_demo_sam(*, width: int, depth: int, heads: int, prompt_dim: int, decod
         decoder_mlp: hidden width of the decoder's MLPs.
         patch_size: edge of a token in pixels.
     """
-    grid = IMAGE_SIZE // patch_size
-    return Sam(
-        image_encoder=ImageEncoderViT(
-            img_size=IMAGE_SIZE,
-            patch_size=patch_size,
-            embed_dim=width,
-            depth=depth,
-            num_heads=heads,
-            mlp_ratio=4,
-            out_chans=prompt_dim,
-            qkv_bias=True,
-            norm_layer=partial(nn.LayerNorm, eps=1e-6),
-            use_rel_pos=False,
-            window_size=0,
-            global_attn_indexes=tuple(range(depth)),
-        ),
-        prompt_encoder=PromptEncoder(
-            embed_dim=prompt_dim,
-            image_embedding_size=(grid, grid),
-            input_image_size=(IMAGE_SIZE, IMAGE_SIZE),
-            mask_in_chans=16,
-        ),
-        # The three extra masks of SAM would need training of their own; one token, one mask.
-        mask_decoder=MaskDecoder(
-            num_multimask_outputs=0,
-            transformer=TwoWayTransformer(depth=2, embedding_dim=prompt_dim, mlp_dim=decoder_mlp, num_heads=8),
-            transformer_dim=prompt_dim,
-            iou_head_depth=3,
-            iou_head_hidden_dim=prompt_dim,
-        ),
-        pixel_mean=[MEAN] * 3,
-        pixel_std=[STD] * 3,
+    return build_sam(
+        width=width,
+        depth=depth,
+        heads=heads,
+        global_blocks=range(depth),
+        image_size=IMAGE_SIZE,
+        patch_size=patch_size,
+        window_size=0,
+        relative_positions=False,
+        prompt_dim=prompt_dim,
+        decoder_mlp=decoder_mlp,
+        iou_width=prompt_dim,
+        extra_masks=0,  # the three extra masks of SAM would need training of their own
+        mean=[MEAN] * 3,
+        std=[STD] * 3,
     )
 
 

@@ -38,6 +38,10 @@ def build_sam(
     relative_positions: bool = True,
     prompt_dim: int = 256,
     decoder_mlp: int = 2048,
+    iou_width: int = 256,
+    extra_masks: int = 3,
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
 ) -> Sam:
     """SAM's architecture at any geometry; the defaults are those shared by the published ViT-B, L and H.
 
@@ -53,6 +57,10 @@ def build_sam(
         relative_positions: decomposed relative positions in attention.
         prompt_dim: channels of the image embedding, the prompts and the decoder.
         decoder_mlp: hidden width of the decoder's MLPs.
+        iou_width: hidden width of the head that predicts the IoU.
+        extra_masks: alternative masks for one ambiguous point, beside the single mask.
+        mean: per channel, of inputs in 0..255.
+        std: per channel, of inputs in 0..255.
     """
     grid = image_size // patch_size
     return Sam(
@@ -77,12 +85,12 @@ def build_sam(
             mask_in_chans=16,
         ),
         mask_decoder=MaskDecoder(
-            num_multimask_outputs=3,
+            num_multimask_outputs=extra_masks,
             transformer=TwoWayTransformer(depth=2, embedding_dim=prompt_dim, mlp_dim=decoder_mlp, num_heads=8),
             transformer_dim=prompt_dim,
             iou_head_depth=3,
-            iou_head_hidden_dim=256,
+            iou_head_hidden_dim=iou_width,
         ),
-        pixel_mean=list(MEAN),
-        pixel_std=list(STD),
+        pixel_mean=list(mean),
+        pixel_std=list(std),
     ).eval()
