@@ -98,7 +98,7 @@ def tiles(
     found = [_overall_tile(part, primary) for _, part in everyone.groupby("prompt", sort=False)][:4]
     gaps = [finding for finding in told if math.isfinite(finding.value) and "__" not in finding.row["attribute"]]
     if gaps:
-        widest = max(gaps, key=lambda finding: finding.value)
+        widest = gaps[0]  # those beyond chance first: a wide gap of few cases must not stand above them
         where = ", ".join(part for part in (widest.attribute.lower(), widest.about) if part)
         found.append(("Largest gap", wording.number(widest.value, primary), f"{where}: {widest.verdict}"))
     if len(everyone):
