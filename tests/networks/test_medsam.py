@@ -77,10 +77,10 @@ def test_resizing_channel_by_channel_gives_the_values_of_skimage(shape: tuple[in
     assert difference.max() <= 1
 
 
-def test_points_are_refused(segmenter: MedSamSegmenter) -> None:
+def test_texts_are_refused(segmenter: MedSamSegmenter) -> None:
     embedding = segmenter.embed(torch.zeros(1, 3, 20, 20))
-    with pytest.raises(ValueError, match="boxes only"):
-        segmenter.decode(embedding, torch.zeros(1, 1, 1, 2), torch.ones(1, 1, 1))
+    with pytest.raises(ValueError, match="no text prompts"):
+        segmenter.decode(embedding, torch.zeros(1, 1, 1, 2), torch.ones(1, 1, 1), texts=["liver"])
 
 
 def test_a_constant_image_gives_finite_masks(segmenter: MedSamSegmenter) -> None:

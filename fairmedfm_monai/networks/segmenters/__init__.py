@@ -12,6 +12,8 @@ __getattr__, __dir__ = lazy_exports(
         "PromptableSegmenter": ".base",
         "SamCore": ".sam",
         "SamSegmenter": ".sam",
+        "VolumeSegmenter": ".volume",
+        "VolumeSpec": ".volume",
         "build_sam": ".sam_builder",
     },
 )

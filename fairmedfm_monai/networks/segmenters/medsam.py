@@ -35,7 +35,7 @@ class MedSamSegmenter(SamSegmenter):
     The image is squashed to 1,024 x 1,024 (bicubic with antialiasing, 8 bit) and stretched to [0, 1] by its own minimum
     and maximum, without mean and standard deviation. The sigmoid of the low-resolution map is resized bilinearly and
     cut at 0.5; ``decode`` returns the logit of that resized probability, so that ``logits > 0`` is exactly that mask.
-    MedSAM was trained for boxes alone: other prompts are refused.
+    MedSAM was trained for boxes alone; the catalog says so, and runs with other prompts are stamped.
 
     Args:
         weights: ``pretrained``, a path, ``random`` or ``tiny``.
@@ -64,19 +64,6 @@ class MedSamSegmenter(SamSegmenter):
         stacked = torch.from_numpy(squashed).permute(0, 3, 1, 2).to(self.pixel_mean)
         low, high = stacked.amin((1, 2, 3), keepdim=True), stacked.amax((1, 2, 3), keepdim=True)
         return (stacked - low) / (high - low).clamp_min(1e-8)
-
-    def decode_low_res(
-        self, embedding: ImageEmbedding, coords: Tensor, labels: Tensor, masks: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """See :meth:`SamCore.decode_low_res`.
-
-        Raises:
-            ValueError: for points, on which MedSAM was never trained.
-        """
-        if bool(((labels == 0) | (labels == 1)).any()):
-            msg = "MedSAM takes boxes only (`labels` 2 and 3, padding -1), but got points; use SAM for points"
-            raise ValueError(msg)
-        return super().decode_low_res(embedding, coords, labels, masks)
 
     def upscale(self, low_res: Tensor, embedding: ImageEmbedding) -> Tensor:
         """Low-resolution logits (B, P, h, w) to the logits of the resized probability (B, P, H, W)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 from torch.nn import functional as F
 
-from fairmedfm_monai.networks.segmenters.base import NO_PROMPT, ImageEmbedding, PromptableSegmenter
+from fairmedfm_monai.networks.segmenters.base import NO_PROMPT, ImageEmbedding, PromptableSegmenter, refuse_texts
 from fairmedfm_monai.networks.segmenters.sam_builder import GEOMETRIES, TINY, build_sam
 from fairmedfm_monai.networks.spec import InputSpec
 from fairmedfm_monai.networks.weights import WeightSource, fill_weights, resolve_weights, seeded
@@ -21,6 +21,8 @@ from fairmedfm_monai.networks.weights import WeightSource, fill_weights, resolve
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+# Logit of a binary mask given as a prompt: as sure as SAM's own low-resolution masks commonly are.
+MASK_LOGIT = 10.0
 _URL = "https://dl.fbaipublicfiles.com/segment_anything/"
 SOURCES = {
     variant: WeightSource(
@@ -91,23 +93,21 @@ class SamCore(PromptableSegmenter):
         factor = torch.tensor([new_width / width, new_height / height], dtype=torch.float64)
         return (coords.detach().cpu().double() * factor).float()
 
-    def decode(
-        self, embedding: ImageEmbedding, coords: Tensor, labels: Tensor, masks: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Segment P objects per image; see :meth:`PromptableSegmenter.decode`."""
-        low_res, iou = self.decode_low_res(embedding, coords, labels, masks)
-        if not iou.numel():  # torch cannot resize a batch of nothing
-            return low_res.new_zeros((*iou.shape, *embedding.original_size)), iou
-        return self.upscale(low_res, embedding), iou
-
     def decode_low_res(
-        self, embedding: ImageEmbedding, coords: Tensor, labels: Tensor, masks: Tensor | None = None
+        self,
+        embedding: ImageEmbedding,
+        coords: Tensor,
+        labels: Tensor,
+        masks: Tensor | None = None,
+        *,
+        texts: Sequence[str] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """As :meth:`decode`, but with logits (B, P, h, w) at a quarter of the token size, fit for ``masks``.
 
         Raises:
-            ValueError: if shapes do not fit, a label is unknown or a box lacks a corner.
+            ValueError: if shapes do not fit, a label is unknown, a box lacks a corner, or texts are given.
         """
+        refuse_texts(self, texts)
         _check_prompts(embedding, coords, labels)
         coords, labels = self.scale_coords(coords, embedding), labels.detach().cpu().long()
         features = embedding.features
@@ -128,6 +128,18 @@ class SamCore(PromptableSegmenter):
         logits = F.interpolate(low_res.float(), (size, size), mode="bilinear", align_corners=False)
         logits = logits[..., : embedding.input_size[0], : embedding.input_size[1]]
         return F.interpolate(logits, embedding.original_size, mode="bilinear", align_corners=False)
+
+    def mask_input(self, masks: Tensor, embedding: ImageEmbedding) -> Tensor:
+        """Binary masks (B, P, H, W) as logits of +-``MASK_LOGIT`` at the size that SAM's mask prompts have.
+
+        The mask is resized like the image (long side first, padding right and below is background) and averaged over
+        each low-resolution pixel.
+        """
+        size = self.input_spec.size
+        resized = F.interpolate(masks.float(), embedding.input_size, mode="bilinear", antialias=True)
+        padded = F.pad(resized, (0, size - resized.shape[-1], 0, size - resized.shape[-2]))
+        low_res = F.interpolate(padded, self.prompt_encoder.mask_input_size, mode="area")
+        return (2 * low_res - 1) * MASK_LOGIT
 
     def _predict(
         self, features: Tensor, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, masks: Tensor | None
