@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fairmedfm_monai.fairness.binary import ratio
 from fairmedfm_monai.fairness.bootstrap import Weights
-from fairmedfm_monai.fairness.registry import FAILURE_DICE, METRICS, Interval
+from fairmedfm_monai.fairness.registry import CLICK_METRICS, FAILURE_DICE, METRICS, Interval
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -103,8 +103,7 @@ class SegmentationCases:
             return "no case"
         if name == "false_alarm_rate":
             return "no case with an empty reference"
-        return "no case with a reference and a prediction" if _is_distance(name) else "no case with a reference"
-
-
-def _is_distance(name: str) -> bool:
-    return METRICS[name].upper > 1
+        if name in CLICK_METRICS:
+            return "no case with a reference and correction clicks"
+        is_distance = METRICS[name].upper > 1
+        return "no case with a reference and a prediction" if is_distance else "no case with a reference"

@@ -73,7 +73,13 @@ _SEGMENTATION = (
     Metric("assd_median", higher_is_better=False, upper=math.inf, interval="bootstrap"),
     Metric("failure_rate", higher_is_better=False),
     Metric("false_alarm_rate", higher_is_better=False),
+    Metric("clicks85", higher_is_better=False, upper=math.inf, interval="log"),
+    Metric("clicks90", higher_is_better=False, upper=math.inf, interval="log"),
+    Metric("reached85"),
+    Metric("reached90"),
 )
+CLICK_METRICS = ("clicks85", "clicks90", "reached85", "reached90")
+"""Of prompts with correction clicks; other prompts have none of them."""
 CLASSIFICATION_METRICS = tuple(metric.name for metric in _CLASSIFICATION)
 SEGMENTATION_METRICS = tuple(metric.name for metric in _SEGMENTATION)
 METRICS = {metric.name: metric for metric in (*_CLASSIFICATION, *_SEGMENTATION)}

@@ -11,8 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from fairmedfm_monai.fairness.groups import encode_patients, make_groupings
 from fairmedfm_monai.fairness.inputs import canonical_order
+from fairmedfm_monai.fairness.label_mean import IS_MEAN, add_label_means
 from fairmedfm_monai.fairness.overlap import SegmentationProblem, failure, false_alarm
-from fairmedfm_monai.fairness.registry import FAILURE_DICE, SEGMENTATION_METRICS, check_metrics
+from fairmedfm_monai.fairness.registry import CLICK_METRICS, FAILURE_DICE, SEGMENTATION_METRICS, check_metrics
 from fairmedfm_monai.fairness.report import FairnessReport, make_report
 from fairmedfm_monai.fairness.tables import Sample, Tables, permutations_for, resampling_settings
 
@@ -42,11 +43,15 @@ def evaluate_segmentation(
 ) -> FairnessReport:
     """Measure segmentations on everyone, on every group and between groups, per prompt and label.
 
+    Where a prompt has several labels and ``cases`` a ``case_id``, the label "" is the mean of a case over its labels.
+
     Args:
         cases: one row per case (and label and prompt) with ``dice`` in [0, 1] and any of ``iou``, ``nsd``, ``hd95``,
-            ``hd95_pooled``, ``hd``, ``assd`` (mm), ``filled_box_dice``; optional ``label``, ``prompt``,
-            ``empty_reference``, ``empty_prediction``, ``patient_id``, ``failed`` (reason, empty when fine; a failed row
-            without a label counts for every label). Rows whose Dice is missing for no declared reason count as failed.
+            ``hd95_pooled``, ``hd``, ``assd`` (mm), ``filled_box_dice``, and of prompts with correction clicks
+            ``clicks85``, ``clicks90`` (number) and ``reached85``, ``reached90`` (share of objects); optional
+            ``label``, ``prompt``, ``case_id``, ``empty_reference``, ``empty_prediction``, ``patient_id``, ``failed``
+            (reason, empty when fine; a failed row without a label counts for every label). Rows whose Dice is missing
+            for no declared reason count as failed.
         attributes: one column of group names per attribute, rows as in ``cases``; default: the columns of ``cases``
             named in ``groups``.
         groups: declared groups per attribute.
@@ -62,9 +67,14 @@ def evaluate_segmentation(
         ValueError: on missing columns, a Dice outside [0, 1], undeclared groups or unknown metrics.
     """
     table = _check(cases)
-    if attributes is None:
-        attributes = _own_attributes(table, groups)
+    columns = pd.DataFrame(dict(_own_attributes(table, groups) if attributes is None else attributes))
+    if len(columns.columns) and len(columns) != len(table):
+        msg = f"attributes: expected {len(table)} rows, one per row of cases, got {len(columns)}"
+        raise ValueError(msg)
     patients = patient_id if patient_id is not None else table.get("patient_id")
+    table, source = add_label_means(table)
+    attributes = {str(name): columns[name].to_numpy(dtype=object)[source] for name in columns}
+    patients = None if patients is None else np.asarray(patients, dtype=object)[source]
     groupings = make_groupings(attributes, n=len(table), groups=groups, intersections=intersections)
     codes, clustered = encode_patients(patients, len(table))
     names = check_metrics(list(metrics) if metrics is not None else None, SEGMENTATION_METRICS)
@@ -127,13 +137,18 @@ def _own_attributes(table: pd.DataFrame, groups: Mapping[str, Sequence[str]] | N
 
 
 def _blocks(table: pd.DataFrame) -> list[tuple[str, str, IntArray]]:
-    """Rows of every prompt and label in order of appearance; failed rows without a label belong to all."""
+    """Rows of every prompt and label in order of appearance, the mean over labels first.
+
+    Failed rows without a label belong to all blocks.
+    """
     failed = (table["failed"] != "").to_numpy()
-    loose = failed & (table["label"] == "").to_numpy()
+    loose = failed & (table["label"] == "").to_numpy() & ~table[IS_MEAN].to_numpy(dtype=bool)
     named = table[~loose]
     if named.empty:
         return [("", "", np.flatnonzero(loose))]
     pairs = list(dict.fromkeys(zip(named["prompt"], named["label"], strict=True)))
+    prompts = list(dict.fromkeys(prompt for prompt, _ in pairs))
+    pairs.sort(key=lambda pair: (prompts.index(pair[0]), pair[1] != ""))
     found = []
     for prompt, label in pairs:
         match = ((table["prompt"] == prompt) & (table["label"] == label)).to_numpy() & ~loose
@@ -173,7 +188,9 @@ def _columns(block: pd.DataFrame) -> dict[str, FloatArray]:
     for name in SEGMENTATION_METRICS:
         if name in block:
             column = block[name].to_numpy(dtype=np.float64)
-            found[name] = np.where(empty_reference | ~np.isfinite(column), np.nan, column)
+            column = np.where(empty_reference | ~np.isfinite(column), np.nan, column)
+            if name not in CLICK_METRICS or np.isfinite(column).any():
+                found[name] = column
     found["failure_rate"] = failure(found["dice"], empty_reference)
     found["false_alarm_rate"] = false_alarm(empty_reference, empty_prediction)
     return found

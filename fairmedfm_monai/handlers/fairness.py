@@ -16,6 +16,8 @@ from . import records, selection
 from .evaluation import Settings, predictions_meta, write_evaluation
 from .masks import MASK_COLUMNS, segmentation_values
 from .output import free_output_dir
+from .prompt_log import prompts_of, write_prompts
+from .slice_table import slice_rows, write_slices
 
 if TYPE_CHECKING:
     from fairmedfm_monai.data.dataset import DatasetInfo
@@ -51,6 +53,7 @@ class FairnessHandler:
         stamps: sentences that every output carries, e.g. on random weights; empty ones are left out.
         split: split of cases that name none, and the splits that ``select_by`` may name (text or list).
         axis: spatial axis along which a 2D model went through volumes, for the filled boxes; None = one 3D box.
+        slice_table: also write ``slices.csv``, the pool of all slices that a published protocol reports.
         overwrite: write to ``output_dir`` even when it holds a run.
         title: of the report; empty = from tags and dataset.
         tags: what the model is (``fm``, ``usage``, ``variant``, ``weights``, ...), shown in report and ``run.json``.
@@ -74,6 +77,7 @@ class FairnessHandler:
         stamps: Sequence[str] = (),
         split: str | Sequence[str] | None = None,
         axis: int | None = -1,
+        slice_table: bool = False,
         overwrite: bool = False,
         title: str = "",
         tags: Mapping[str, Any] | None = None,
@@ -85,6 +89,7 @@ class FairnessHandler:
         self.select_by = select_by
         self.log_cases = log_cases
         self.axis = axis
+        self.slice_table = slice_table
         self.overwrite = overwrite
         self.attributes = list(dataset.attributes)
         self.splits = (
@@ -94,6 +99,8 @@ class FairnessHandler:
         self.meta = predictions_meta(dataset, prompts or [], stamps)
         self.settings = Settings(operating_point, n_bootstrap, seed, stamps, title, dict(tags or {}), list(files))
         self.rows: list[records.Row] = []
+        self.slices: list[records.Row] = []
+        self.prompt_rows: list[records.Row] = []
         self._keys: list[str] = []
         if select_by is not None:
             selection.check_name(select_by, dataset, prompts=self.prompts, splits=self.splits)
@@ -106,7 +113,7 @@ class FairnessHandler:
 
     def epoch_started(self, engine: Engine) -> None:
         """Forget the last epoch."""
-        self.rows = []
+        self.rows, self.slices, self.prompt_rows = [], [], []
         engine.state.failed_cases = []
 
     def iteration_completed(self, engine: Engine) -> None:
@@ -117,11 +124,17 @@ class FairnessHandler:
                 self.rows += self._for_all_masks(records.failed_row(row, self.dataset, self.attributes))
                 continue
             self.rows += self._scored(row, output)
+            if self.output_dir is not None:
+                self.prompt_rows += prompts_of(case, row["case_id"])
+            if self.slice_table:
+                parts = slice_rows(output, self.dataset.labels, self.prompts, -1 if self.axis is None else self.axis)
+                self.slices += [row | part for part in parts]
 
     def epoch_completed(self, engine: Engine) -> None:
         """Gather all ranks' rows, evaluate, publish the numbers and (rank 0) write the files."""
         table = self._table(records.gather(self.rows))
         self.rows = []
+        self.slices, self.prompt_rows = records.gather(self.slices), records.gather(self.prompt_rows)
         engine.state.failed_cases = failed_cases(table)
         for line in engine.state.failed_cases:
             logger.warning("case left out: %s", line)
@@ -169,6 +182,10 @@ class FairnessHandler:
 
         # Asked again here: another run may have finished in this folder meanwhile.
         folder = free_output_dir(str(self.output_dir), self.overwrite)
+        salt = private_salt(home())
+        write_prompts(self.prompt_rows, folder, salt=salt, log_cases=self.log_cases)
+        if self.slice_table:
+            write_slices(self.slices, self.dataset.attributes, folder)
         report = write_evaluation(
             table,
             self.meta,
@@ -176,7 +193,7 @@ class FairnessHandler:
             settings=self.settings,
             info=self.dataset,
             log_cases=self.log_cases,
-            salt=private_salt(home()),
+            salt=salt,
         )
         logger.info("report: %s/report.html", folder)
         return report.metrics(), folder

@@ -10,13 +10,15 @@ from numpy.typing import NDArray
 
 from fairmedfm_monai.fairness.surface import filled_box_dice, segmentation_record
 
+from .click_values import CLICK_COLUMNS, click_values
 from .records import Row, to_numpy
 
 MASK_COLUMNS = (
     *("tp", "fp", "fn", "n_ref_voxels", "n_pred_voxels", "empty_reference", "empty_prediction"),
     *("dice", "iou", "hd95", "hd95_pooled", "hd", "nsd", "assd", "filled_box_dice", "spacing"),
+    *CLICK_COLUMNS,
 )
-"""Columns of a scored mask; a failed case has none of them."""
+"""Columns of a scored mask; a failed case has none of them, and only correction clicks fill the last ones."""
 
 
 def segmentation_values(
@@ -55,8 +57,10 @@ def segmentation_values(
         truth = reference == value
         box = {"filled_box_dice": boxes_dice(truth, axis)}
         for kind, prompt in enumerate(prompts):
-            mask = predicted[kind * len(labels) + position] > 0.5
-            record = segmentation_record(mask, truth, spacing)
+            channel = kind * len(labels) + position
+            record = segmentation_record(predicted[channel] > 0.5, truth, spacing) | click_values(
+                output["pred"], channel
+            )
             rows.append({"label": name, "prompt": prompt, **record, **box, "spacing": _text(spacing)})
     return rows
 

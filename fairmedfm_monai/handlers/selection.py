@@ -36,7 +36,7 @@ def check_name(name: str, info: DatasetInfo, *, prompts: Sequence[str], splits: 
         ValueError: lists the valid names, the nearest ones first.
     """
     if info.task == "segmentation":
-        labels = list(info.labels)
+        labels = [*([""] if len(info.labels) > 1 else []), *info.labels]
     elif len(info.classes) == 2 and not info.multi_label:
         labels = [""]
     else:

@@ -24,7 +24,7 @@ from ignite.engine import Engine, Events
 from monai.handlers import MLFlowHandler
 from monai.handlers.mlflow_handler import mlflow
 
-from fairmedfm_monai.reporting.files import AGGREGATE_FILES, HASHED_FILE
+from fairmedfm_monai.reporting.files import AGGREGATE_FILES, HASHED_FILE, HASHED_PROMPTS_FILE
 
 from .mlflow_values import clean_tags, loggable
 
@@ -163,7 +163,7 @@ class TrackingHandler(MLFlowHandler):
                 self.client.log_artifact(self.cur_run.info.run_id, str(file))
 
     def _uploads(self) -> list[str | Path]:
-        names = [*AGGREGATE_FILES, *([HASHED_FILE] if self.log_cases else [])]
+        names = [*AGGREGATE_FILES, *([HASHED_FILE, HASHED_PROMPTS_FILE] if self.log_cases else [])]
         return [*([Path(self.output_dir) / name for name in names] if self.output_dir else []), *self.files]
 
     @_guarded
