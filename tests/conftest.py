@@ -16,6 +16,19 @@ from pathlib import Path
 import pytest
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="run every bundle, not only the covering set")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out, and report as deselected, what only ``--full`` runs."""
+    if config.getoption("--full"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("full")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if not item.get_closest_marker("full")]
+
+
 @pytest.fixture(scope="session")
 def shared_dir(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     """A folder that all workers of the session share."""
@@ -67,20 +80,20 @@ def xray_dir(shared_dir: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def ct2d_dir(shared_dir: Path) -> Path:
-    """CT slices of a phantom: 4 val, 6 test."""
+    """CT slices of a phantom: 6 train, 4 val, 6 test."""
     from fairmedfm_monai.data.demo import make_ct2d
     from fairmedfm_monai.data.demo.phantom import make_phantom
 
     return _once(
-        shared_dir / "ct2d", lambda folder: make_ct2d(folder, scan=make_phantom(), n_train=0, n_val=4, n_test=6)
+        shared_dir / "ct2d", lambda folder: make_ct2d(folder, scan=make_phantom(), n_train=6, n_val=4, n_test=6)
     )
 
 
 @pytest.fixture(scope="session")
 def ct3d_dir(shared_dir: Path) -> Path:
-    """CT volumes of a phantom: 1 val, 3 test and the phantom itself."""
+    """CT volumes of a phantom: 2 train, 1 val, 3 test and the phantom itself."""
     from fairmedfm_monai.data.demo import make_ct3d
     from fairmedfm_monai.data.demo.phantom import make_phantom
 
     small = make_phantom((96, 96, 40))
-    return _once(shared_dir / "ct3d", lambda folder: make_ct3d(folder, scan=small, n_val=1, n_test=3))
+    return _once(shared_dir / "ct3d", lambda folder: make_ct3d(folder, scan=small, n_train=2, n_val=1, n_test=3))

@@ -17,19 +17,30 @@ TESTED_TORCH = "2.15.0"
 TESTED_NUMPY = "2.4.6"
 TESTED_PACKAGES = {"nibabel": "5.4.2", "pytorch-ignite": "0.5.5", "fire": "0.7.1", "mlflow": "3.17.2"}
 FM_PACKAGES = {
-    "clip": {"open_clip_torch": "3.3.0"},
-    "sam": {"segment-anything": "1.0"},
-    "medsam": {"segment-anything": "1.0"},
-    "demo_sam": {"segment-anything": "1.0"},
+    "open_clip_torch": "3.3.0",
+    "segment-anything": "1.0",
+    "timm": "1.0.31",
+    "transformers": "5.23.0",
+    "einops": "0.8.2",
 }
-USAGE_PACKAGES = {"lora": {"peft": "0.21.2"}}
+USAGE_PACKAGES = {"lora": {"peft": "0.21.2"}, "lora_prompted": {"peft": "0.21.2"}}
 
 USAGE_TITLES = {
     "zero_shot": "zero-shot classification",
     "linear_probe": "linear probe",
     "lora": "LoRA fine-tuning",
     "prompted": "prompted segmentation",
+    "decoder_finetune": "mask decoder fine-tuning",
+    "full_finetune": "full fine-tuning",
+    "lora_prompted": "LoRA fine-tuning with prompts",
 }
+# The same usage, said for the task where that matters.
+TASK_TITLES = {("segmentation", "lora"): "LoRA fine-tuning without prompts"}
+
+
+def usage_title(row: Row, usage: str) -> str:
+    """What a bundle does, for people."""
+    return TASK_TITLES.get((row.task, usage), USAGE_TITLES[usage])
 
 
 def metadata(row: Row, usage: str) -> dict[str, Any]:
@@ -43,13 +54,13 @@ def metadata(row: Row, usage: str) -> dict[str, Any]:
         "numpy_version": TESTED_NUMPY,
         "required_packages_version": {
             **TESTED_PACKAGES,
-            **FM_PACKAGES.get(row.name, {}),
+            **{name: FM_PACKAGES[name] for name in row.packages},
             **USAGE_PACKAGES.get(usage, {}),
             "fairmedfm-monai": fairmedfm_monai.__version__,
         },
         "supported_apps": {},
-        "name": f"{row.title}: {USAGE_TITLES[usage]}",
-        "task": f"{USAGE_TITLES[usage].capitalize()} with subgroup evidence",
+        "name": f"{row.title}: {usage_title(row, usage)}",
+        "task": f"{_sentence(usage_title(row, usage))} with subgroup evidence",
         "description": row.description,
         "authors": "fairmedfm_monai contributors",
         "copyright": "Copyright (c) fairmedfm_monai contributors",
@@ -60,17 +71,21 @@ def metadata(row: Row, usage: str) -> dict[str, Any]:
         "commercial_use": row.commercial_use,
         "eval_metrics": {},
         "references": list(row.references),
-        "network_data_format": _data_format(row),
+        "network_data_format": _data_format(row, usage),
     }
 
 
-def _data_format(row: Row) -> dict[str, Any]:
-    size = row.input_spec["size"]
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _data_format(row: Row, usage: str) -> dict[str, Any]:
+    window = row.input_spec.get("window") or [row.input_spec["size"]] * 2
     image = {
         "type": "image",
         "format": "magnitude",
         "num_channels": row.input_spec["channels"],
-        "spatial_shape": [size, size],
+        "spatial_shape": window,
         "dtype": "float32",
         "is_patch_data": False,
         "channel_def": {str(i): "image" for i in range(row.input_spec["channels"])},
@@ -100,7 +115,8 @@ def _data_format(row: Row) -> dict[str, Any]:
                 **image,
                 "format": "segmentation",
                 "modality": "CT",
-                "num_channels": 1,
+                # One mask per prompt; without prompts, one channel per label and one for the background.
+                "num_channels": 1 + len(EXAMPLE_LABELS) if usage == "lora" else 1,
                 "value_range": [0, 1],
                 "channel_def": {"0": "background", **{str(value): name for name, value in EXAMPLE_LABELS.items()}},
             }

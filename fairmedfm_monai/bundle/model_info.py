@@ -33,7 +33,8 @@ class ModelInfo:
         usage: usage of the FM, e.g. ``linear_probe``.
         variant: variant of the FM.
         weights: the FM's under the usage: ``pretrained``, ``random``, ``tiny`` or ``file`` (a path is not kept).
-        classes: class names in the order of the outputs; for zero-shot, name -> prompts; empty for segmentation.
+        classes: class names in the order of the outputs; for zero-shot, name -> prompts; for
+            segmentation label names, of a model without prompts name -> value.
         attributes: attribute -> groups seen in training.
         dataset: name of the training dataset, empty if untrained.
         seed: seed of the training.
@@ -45,7 +46,7 @@ class ModelInfo:
     usage: str
     variant: str
     weights: str
-    classes: list[str] | dict[str, list[str]]
+    classes: list[str] | dict[str, list[str]] | dict[str, int]
     attributes: dict[str, list[str]] = field(default_factory=dict)
     dataset: str = ""
     seed: int | None = None

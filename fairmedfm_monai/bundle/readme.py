@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fairmedfm_monai.bundle.metadata import USAGE_TITLES
+from fairmedfm_monai.bundle.configs.common import TRAINED
+from fairmedfm_monai.bundle.metadata import usage_title
 from fairmedfm_monai.catalog import Row
 
 RUN = "python -m monai.bundle run"
@@ -20,9 +21,9 @@ def _overview(row: Row, usage: str) -> str:
         f"commercial use of the weights: {row.commercial_use}."
     )
     return (
-        f"# {row.title}: {USAGE_TITLES[usage]}\n\n## Model Overview\n\n{row.description}\n\n{row.intended_use}\n\n"
+        f"# {row.title}: {usage_title(row, usage)}\n\n## Model Overview\n\n{row.description}\n\n{row.intended_use}\n\n"
         f"Evaluation tells for each patient subgroup how well the model works, with intervals that count patients, and "
-        f"whether the difference is more than chance. {licences} Proof of the loading code: {row.proof}."
+        f"whether the difference is more than chance. {licences} Proof of the loading code ({row.proof_level}): {row.proof}."
     )
 
 
@@ -48,7 +49,8 @@ def _weights(row: Row) -> str:
 
 
 def _commands(row: Row, usage: str) -> str:
-    trained = usage in {"linear_probe", "lora"}
+    trained = usage in TRAINED
+    prompted = row.task == "segmentation" and usage != "lora"
     lines = ["## MONAI Bundle Commands", "", "Run in the folder of the bundle."]
     if trained:
         lines += ["", "Train:", "", f"    {RUN} --config_file configs/train.json --dataset_dir DATASET_DIR"]
@@ -69,10 +71,10 @@ def _commands(row: Row, usage: str) -> str:
         "",
         f"    {RUN} --config_file configs/evaluate.json --variant {row.default_variant} --n_bootstrap 200",
         "",
-        "Infer a folder of images:" if row.task == "classification" else "Segment with your prompts:",
+        "Segment with your prompts:" if prompted else "Infer a folder of images:",
         "",
         f"    {RUN} --config_file configs/inference.json --dataset_dir IMAGES"
-        + ("" if row.task == "classification" else " --prompts_file prompts.json --labels \"{'liver': 1}\""),
+        + (" --prompts_file prompts.json --labels \"{'liver': 1}\"" if prompted else ""),
     ]
     if not trained:
         lines += [

@@ -7,14 +7,19 @@ import json
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
+from types import ModuleType
 
-from fairmedfm_monai.bundle.configs import classification, classification_training, segmentation
-from fairmedfm_monai.bundle.configs.common import Config
+from fairmedfm_monai.bundle.configs import (
+    classification,
+    classification_training,
+    segmentation,
+    segmentation_trained,
+    segmentation_training,
+)
+from fairmedfm_monai.bundle.configs.common import TRAINED, Config
 from fairmedfm_monai.bundle.metadata import metadata
 from fairmedfm_monai.bundle.readme import readme
 from fairmedfm_monai.catalog import Row, rows
-
-TRAINED = ("linear_probe", "lora")
 
 
 def bundle_names() -> list[str]:
@@ -54,18 +59,20 @@ def _find(name: str) -> tuple[Row, str]:
 
 
 def _configs(row: Row, usage: str) -> Iterator[tuple[str, Config]]:
+    trained = usage in TRAINED
+    use: ModuleType
+    training: ModuleType
+    if row.task == "classification":
+        use, training = classification, classification_training
+    else:
+        use, training = segmentation_trained if trained else segmentation, segmentation_training
     yield "metadata", metadata(row, usage)
-    if row.task == "segmentation":
-        yield "evaluate", segmentation.evaluate(row, usage)
-        yield "inference", segmentation.inference(row, usage)
-        yield "multi_gpu_evaluate", segmentation.multi_gpu_evaluate(row, usage)
-        return
-    yield "evaluate", classification.evaluate(row, usage)
-    yield "inference", classification.inference(row, usage)
-    yield "multi_gpu_evaluate", classification.multi_gpu_evaluate(row, usage)
-    if usage in TRAINED:
-        yield "train", classification_training.train(row, usage)
-        yield "multi_gpu_train", classification_training.multi_gpu_train(row, usage)
+    yield "evaluate", use.evaluate(row, usage)
+    yield "inference", use.inference(row, usage)
+    yield "multi_gpu_evaluate", use.multi_gpu_evaluate(row, usage)
+    if trained:
+        yield "train", training.train(row, usage)
+        yield "multi_gpu_train", training.multi_gpu_train(row, usage)
 
 
 def _files(row: Row, usage: str) -> Iterator[tuple[str, str]]:

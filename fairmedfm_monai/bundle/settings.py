@@ -26,9 +26,12 @@ def stamps(weights: str, *, fm: str | None = None, prompts: Iterable[str] = ()) 
         prompts: prompt kinds of the run.
     """
     from fairmedfm_monai.catalog import find_row
+    from fairmedfm_monai.catalog.prompt_kinds import base_of
 
     found = [WEIGHT_STAMPS[weights]] if weights in WEIGHT_STAMPS else []
     if fm is not None:
         trained = find_row(fm).prompts
-        found += [f"untrained prompt: {fm} was not trained for {kind!r}" for kind in prompts if kind not in trained]
+        found += [
+            f"untrained prompt: {fm} was not trained for {kind!r}" for kind in prompts if base_of(kind) not in trained
+        ]
     return found

@@ -11,6 +11,9 @@ from typing import Any
 
 TASKS = ("classification", "segmentation")
 COMMERCIAL_USE = ("yes", "no", "unstated")
+# Outputs equal those of the authors' code on equal weights; every published tensor fits; a library's class is taken at
+# its word; the weights were made by this project.
+PROOF_LEVELS = ("official-equal", "keys-equal", "library-only", "trained-here")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +28,9 @@ class Row:
         network: dotted path of its class, called with ``variant`` and ``weights``.
         variants: variant name -> fields of ``input_spec`` that differ from the row's (often none).
         default_variant: the variant a bundle uses unless told otherwise.
-        input_spec: ``size`` in pixels, ``channels``, ``mean`` and ``std`` per channel, of inputs in [0, 1].
+        input_spec: ``size`` in pixels, ``channels``, ``mean`` and ``std`` per channel, of inputs in [0, 1]. Of models
+            that see volumes also ``window`` (voxels along the three axes), ``axcodes``, ``spacing`` (mm; null = the
+            image's own) and ``zoom``.
         prompts: prompt kinds it was trained for (segmentation).
         lora_targets: module names that LoRA adapts.
         weights: source, expected file names and hashes per variant.
@@ -35,11 +40,13 @@ class Row:
         parameters: number of parameters per variant.
         peak_memory: ``{"value_gb": float | None, "status": "measured" | "estimated" | "unknown"}``.
         proof: what is proved about the loading code and the outputs.
+        proof_level: one of ``PROOF_LEVELS``, the weakest claim unless told otherwise.
         description: one paragraph.
         intended_use: what it may be used for.
         training_data: data it was trained on, named so that leakage can be seen.
         references: citations.
         demo_dataset: built-in dataset that its bundles use unless told otherwise.
+        packages: packages that its network needs beside MONAI and torch.
     """
 
     name: str
@@ -64,6 +71,8 @@ class Row:
     demo_dataset: str
     prompts: tuple[str, ...] = ()
     lora_targets: tuple[str, ...] = field(default=())
+    packages: tuple[str, ...] = ()
+    proof_level: str = "library-only"
 
     def __post_init__(self) -> None:
         problems = [
@@ -71,15 +80,21 @@ class Row:
             for key, value, allowed in (
                 ("task", self.task, TASKS),
                 ("commercial_use", self.commercial_use, COMMERCIAL_USE),
+                ("proof_level", self.proof_level, PROOF_LEVELS),
                 ("default_variant", self.default_variant, tuple(self.variants)),
             )
             if value not in allowed
         ]
-        if "lora" in self.usages and not self.lora_targets:
+        if {"lora", "lora_prompted"} & set(self.usages) and not self.lora_targets:
             problems.append("`lora_targets` must name modules because `usages` holds lora")
         if problems:
             msg = f"catalog row {self.name!r}: " + "; ".join(problems)
             raise ValueError(msg)
+
+    @property
+    def is_volumetric(self) -> bool:
+        """Whether the model sees volumes and not slices."""
+        return "window" in self.input_spec
 
     @property
     def bundles(self) -> tuple[str, ...]:

@@ -32,7 +32,8 @@ def catalog(name: str | None = None) -> None:
         return
     for row in rows().values():
         print(f"{row.name:12} {row.title}: {row.task}; usages {', '.join(row.usages)}; {len(row.variants)} variant(s)")
-        print(f"{'':12} weights {row.weights_licence} (commercial use: {row.commercial_use}); proof: {row.proof}")
+        print(f"{'':12} weights {row.weights_licence} (commercial use: {row.commercial_use}); proof: {row.proof_level}")
+        print(f"{'':12} {row.proof}")
         print(f"{'':12} bundles {', '.join(row.bundles)}")
 
 

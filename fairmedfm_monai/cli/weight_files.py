@@ -33,7 +33,7 @@ def status(row: Row, variant: str | None = None) -> list[str]:
         path = home() / "weights" / entry["file"]
         found = "found" if path.is_file() else "missing"
         lines.append(
-            f"  {name:28} {entry['file']:28} {found:8} {path}  (from {entry.get('url', row.weights['source'])})"
+            f"  {name:28} {entry['file']:28} {found:8} {path}  (from {entry.get('url') or row.weights['source']})"
         )
     others = len(row.variants) - len(row.weights["files"])
     if others and variant is None:

@@ -52,7 +52,8 @@ class FairnessHandler:
             ids on disk are hashes (the salt stays in the package's home folder) and no case-level file is tracked.
         stamps: sentences that every output carries, e.g. on random weights; empty ones are left out.
         split: split of cases that name none, and the splits that ``select_by`` may name (text or list).
-        axis: spatial axis along which a 2D model went through volumes, for the filled boxes; None = one 3D box.
+        axis: spatial axis along which a 2D model went through volumes, for the filled boxes; None = one 3D box; of
+            ``vote`` (all three axes) the last one is taken.
         slice_table: also write ``slices.csv``, the pool of all slices that a published protocol reports.
         overwrite: write to ``output_dir`` even when it holds a run.
         title: of the report; empty = from tags and dataset.
@@ -76,7 +77,7 @@ class FairnessHandler:
         log_cases: bool = False,
         stamps: Sequence[str] = (),
         split: str | Sequence[str] | None = None,
-        axis: int | None = -1,
+        axis: int | str | None = -1,
         slice_table: bool = False,
         overwrite: bool = False,
         title: str = "",
@@ -88,7 +89,7 @@ class FairnessHandler:
         self.output_dir = output_dir
         self.select_by = select_by
         self.log_cases = log_cases
-        self.axis = axis
+        self.axis = -1 if isinstance(axis, str) else axis
         self.slice_table = slice_table
         self.overwrite = overwrite
         self.attributes = list(dataset.attributes)

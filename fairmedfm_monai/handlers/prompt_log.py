@@ -16,14 +16,11 @@ SOURCE_KEY = "source_prompts"
 
 
 def prompts_of(case: Mapping[str, Any], case_id: str) -> list[dict[str, Any]]:
-    """The prompts of a decollated case, each with its case id; the reference that correction clicks saw is left out."""
+    """The prompts of a decollated case, each with its case id."""
     meta = getattr(case.get("image"), "meta", None) or {}
     text = meta.get(SOURCE_KEY)
     prompts = json.loads(text) if text else []
-    return [
-        {"case_id": case_id, "space": "voxel", **{key: value for key, value in prompt.items() if key != "target"}}
-        for prompt in prompts
-    ]
+    return [{"case_id": case_id, "space": "voxel", **prompt} for prompt in prompts]
 
 
 def write_prompts(prompts: Sequence[Mapping[str, Any]], folder: str | Path, *, salt: str, log_cases: bool) -> None:

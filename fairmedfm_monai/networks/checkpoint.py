@@ -18,7 +18,7 @@ State = dict[str, Tensor]
 Module = TypeVar("Module", bound=nn.Module)
 
 # Where published files keep their weights, in the order they are looked for.
-CONTAINERS = ("state_dict", "model_state_dict", "model")
+CONTAINERS = ("state_dict", "model_state_dict", "model", "teacher")
 # Harmless types that training scripts leave beside the weights (their command-line options).
 ALLOWED = (argparse.Namespace,)
 SHOWN = 5
@@ -57,8 +57,8 @@ def read_checkpoint(path: Path) -> State:
     """Read name -> tensor (on the CPU, in the file's own precision) from a weight file.
 
     ``.safetensors``; files of ``torch.save`` (through ``weights_only=True`` and a short allow-list); TorchScript
-    archives, whose code is not run. Containers (``state_dict``, ``model_state_dict``, ``model``) and a common prefix
-    ``module.`` are taken off.
+    archives, whose code is not run. Containers (``state_dict``, ``model_state_dict``, ``model``, ``teacher``) and a
+    common prefix ``module.`` are taken off.
 
     Raises:
         WeightsError: if the file is damaged, holds objects that would have to be executed, or no weights.

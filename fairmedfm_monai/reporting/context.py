@@ -10,14 +10,16 @@ from typing import Any
 import pandas as pd
 
 from fairmedfm_monai.fairness.classification import NOT_CALIBRATED
+from fairmedfm_monai.fairness.registry import CLICK_METRICS
 from fairmedfm_monai.fairness.report import OVERALL, UNKNOWN, FairnessReport
 
 from . import curves, figures, forest, sentences, wording
+from .sensitivity import sweeps
 
 HEADLINE = {"classification": ("auc", "sensitivity", "specificity"), "segmentation": ("dice", "nsd", "hd95")}
 FURTHER = {
     "classification": ("auprc", "balanced_accuracy", "f1", "ppv", "npv", "selection_rate", "brier", "ece"),
-    "segmentation": ("failure_rate", "false_alarm_rate", "assd", "dice_median"),
+    "segmentation": ("failure_rate", "false_alarm_rate", "assd", "dice_median", *CLICK_METRICS),
 }
 MAX_TABLE_ROWS = 400
 MAX_FINDINGS = 6
@@ -82,6 +84,7 @@ def build_context(
         "finding_scale": finding_scale,
         "population": population(table, task),
         "boxes": _boxes(table, run) if task == "segmentation" else [],
+        "sweeps": sweeps(table, report.disparities[report.disparities["split"] == split]),
         "sections": sections,
         "disparities": disparity_rows(report.disparities[report.disparities["split"] == split], HEADLINE[task]),
         "methods": methods(report.settings),

@@ -125,7 +125,14 @@ def scale(axis: Axis, *, digits: int = 2) -> str:
 
 
 def panel(
-    lines: Sequence[Line], *, x_title: str, y_title: str, description: str, diagonal: bool = False, step: bool = False
+    lines: Sequence[Line],
+    *,
+    x_title: str,
+    y_title: str,
+    description: str,
+    diagonal: bool = False,
+    step: bool = False,
+    x_high: float = 1.0,
 ) -> str:
     """A square panel with axes from 0 to 1, such as ROC curves or cumulative distributions.
 
@@ -136,6 +143,7 @@ def panel(
         description: text for people who do not see the picture.
         diagonal: draw the line of no skill.
         step: draw stairs (a distribution function) instead of straight joints.
+        x_high: what the right end is called, for curves over another range that were scaled to [0, 1].
     """
     left, top, size = 44, 8, PANEL - 52
     parts = [f'<rect x="{left}" y="{top}" width="{size}" height="{size}" fill="#fbfcfd" stroke="#cfd6dd"/>']
@@ -143,7 +151,9 @@ def panel(
         x, y = left + tick * size, top + (1 - tick) * size
         if 0 < tick < 1:
             parts.append(f'<path d="M{x:.1f} {top}V{top + size}M{left} {y:.1f}H{left + size}" stroke="#e6e9ed"/>')
-        parts.append(f'<text x="{x:.1f}" y="{top + size + 14}" text-anchor="middle" class="tick">{tick:g}</text>')
+        parts.append(
+            f'<text x="{x:.1f}" y="{top + size + 14}" text-anchor="middle" class="tick">{tick * x_high:g}</text>'
+        )
         parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end" class="tick">{tick:g}</text>')
     if diagonal:
         parts.append(f'<path d="M{left} {top + size}L{left + size} {top}" stroke="{GREY}" stroke-dasharray="2 4"/>')

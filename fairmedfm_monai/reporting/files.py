@@ -11,7 +11,10 @@ from typing import Any
 PREDICTIONS_FILE = "predictions.parquet"
 HASHED_FILE = "predictions_hashed.parquet"
 """Copy of the predictions that may be tracked with ``log_cases``: ids are salted hashes."""
-AGGREGATE_FILES = ("subgroups.csv", "disparities.csv", "report.html", "model_card.md", "run.json")
+PROMPTS_FILE = "prompts.json"
+HASHED_PROMPTS_FILE = "prompts_hashed.json"
+SLICES_FILE = "slices.csv"
+AGGREGATE_FILES = ("subgroups.csv", "disparities.csv", "report.html", "model_card.md", "run.json", SLICES_FILE)
 """Files that hold no case: the only ones that go to a tracking server without ``log_cases``."""
 
 

@@ -61,6 +61,10 @@ _TEXTS: dict[str, Metric] = {
     "assd_median": Metric("Median ASSD", "of the middle case; lower is better", " mm", 2),
     "failure_rate": Metric("Failure rate", "share of cases with a Dice below 0.10; lower is better"),
     "false_alarm_rate": Metric("False-alarm rate", "share of absent structures that were drawn all the same"),
+    "clicks85": Metric("Clicks to Dice 0.85", "prompts until the mask is that good; lower is better", "", 1),
+    "clicks90": Metric("Clicks to Dice 0.90", "prompts until the mask is that good; lower is better", "", 1),
+    "reached85": Metric("Reached Dice 0.85", "share of objects that the clicks brought there"),
+    "reached90": Metric("Reached Dice 0.90", "share of objects that the clicks brought there"),
     "sensitivity_specificity": Metric("Sensitivity and specificity"),
     "filled_box_dice": Metric("Filled-box Dice", "Dice of the tight box itself: what the prompt gives away"),
 }

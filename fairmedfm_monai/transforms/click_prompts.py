@@ -11,6 +11,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
+from fairmedfm_monai.transforms.prompt_checks import check_box, check_prompt
 from fairmedfm_monai.transforms.prompts import (
     BACKGROUND,
     BOX_LOWER,
@@ -21,7 +22,6 @@ from fairmedfm_monai.transforms.prompts import (
     add_prompts,
     as_image,
     case_name,
-    check_prompt,
     file_affine,
     label_values,
 )
@@ -45,7 +45,8 @@ class ClicksToPromptsd(MapTransform):
         allow_missing_keys: do nothing for a case without image.
 
     Raises:
-        ValueError: a click that is no point of the image, a `roi` of another form, or a `label` that is not known.
+        ValueError: a click that is no point of the image, a `roi` of another form or without size, or a
+            `label` that is not known.
     """
 
     def __init__(
@@ -122,7 +123,9 @@ def _box(data: Mapping[Hashable, Any], image: MetaTensor, dims: int, case: str) 
             f"got {roi.tolist()}"
         )
         raise ValueError(msg)
-    return _to_dims(np.sort(corners, axis=0), dims)
+    box = _to_dims(np.sort(corners, axis=0), dims)
+    check_box(np.asarray(box), where=f"clicks on {case}")
+    return box
 
 
 def _to_dims(points: np.ndarray, dims: int) -> list[list[float]]:

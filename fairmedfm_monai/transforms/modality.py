@@ -44,12 +44,14 @@ class ModalityIntensityd(MapTransform):
             )
             raise ValueError(msg)
         ct = modality == "ct"
-        self.transform = CTWindowd(keys, window=window) if ct else XRayIntensityd(keys)
-        self.b_max = b_max
+        # CT is scaled in one step: a copy of a large volume less.
+        self.transform = CTWindowd(keys, window=window, output_range=(0.0, b_max)) if ct else XRayIntensityd(keys)
+        self.factor = 1.0 if ct else b_max
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Scale the images of every key to [0, ``b_max``]."""
         result = self.transform(data)
-        for key in self.key_iterator(result):
-            result[key] = result[key] * self.b_max
+        if self.factor != 1.0:
+            for key in self.key_iterator(result):
+                result[key] = result[key] * self.factor
         return result

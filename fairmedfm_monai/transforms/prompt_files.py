@@ -5,37 +5,14 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fairmedfm_monai.transforms.prompts import BACKGROUND, BOX_LOWER, BOX_UPPER, OBJECT, USER, Prompt
+from fairmedfm_monai.transforms.prompt_entries import FilePrompt, file_prompt
+from fairmedfm_monai.transforms.prompts import BACKGROUND, OBJECT
 
-SPACES = ("voxel", "world")
-_FIELDS = ("case_id", "image", "label", "kind", "space", "box", "points", "coords", "point_labels")
 _CSV_COLUMNS = ("case_id", "label", "type", "x", "y")
 _CSV_POINTS = {"point": OBJECT, "positive": OBJECT, "negative": BACKGROUND, "background": BACKGROUND}
-
-
-@dataclass(frozen=True)
-class FilePrompt:
-    """One entry of a prompt file.
-
-    Attributes:
-        case: case id or name of the image file that it belongs to.
-        space: of the coordinates: "voxel" (indices of the image file) or "world" (RAS millimetres).
-        where: file and entry, for messages.
-        prompt: the prompt; its coordinates are still in `space`.
-    """
-
-    case: str
-    space: str
-    where: str
-    prompt: Prompt
-
-    def is_for(self, *, case_id: str, file_name: str) -> bool:
-        """Whether the entry names this case, by its id, its file name, or its file name without endings."""
-        return self.case in {case_id, file_name, file_name.split(".", maxsplit=1)[0]} - {""}
 
 
 def read_prompt_file(path: str | Path, labels: Sequence[str] | None = None) -> list[FilePrompt]:
@@ -44,18 +21,22 @@ def read_prompt_file(path: str | Path, labels: Sequence[str] | None = None) -> l
     JSON: a list of entries, or ``{"space": ..., "label": ..., "prompts": [entries]}`` with defaults for all entries.
     An entry is one object: ``case_id`` (or ``image``, the file name), ``label`` (may be left out when there is only
     one), ``space`` ("voxel", the default, or "world"), and ``points`` with ``point_labels`` (1 object, 0 background;
-    default 1) and/or ``box`` (two corners, both inclusive). ``coords`` with ``point_labels`` 0..3 is the raw form.
+    default 1), ``box`` (two corners, both inclusive), ``text`` (words, for models that read them) and/or ``mask``: the
+    path of a mask in the grid of its image, relative to the prompts file, every value but 0 being the object, or the
+    value ``mask_value``. ``coords`` with ``point_labels`` 0..3, ``mask`` and ``target`` as run lengths, ``kind`` and
+    ``axis`` are the raw form that runs write.
 
-    CSV: columns ``case_id, label, type, x, y[, z, x2, y2, z2, space, object]``, one row per point (``type`` positive
-        or negative) or box (``type`` box, second corner in x2, y2, z2). The points of a case and label are one
-        object, each box is its own; rows with an equal entry in ``object`` are put together instead.
+    CSV: columns ``case_id, label, type, x, y[, z, x2, y2, z2, space, object, text, mask, mask_value]``, one row per
+    point (``type`` positive or negative), box (``type`` box, second corner in x2, y2, z2), text (``type`` text) or mask
+    (``type`` mask). The points of a case and label are one object, each box, text and mask is its own; rows with an
+    equal entry in ``object`` are put together instead.
 
     Args:
         path: ends in .json or .csv.
         labels: known label names; None = any.
 
     Raises:
-        FileNotFoundError: no such file.
+        FileNotFoundError: no such file, or a mask that it names is missing.
         ValueError: names the file, the entry, what was expected and what came.
     """
     path = Path(path)
@@ -66,7 +47,7 @@ def read_prompt_file(path: str | Path, labels: Sequence[str] | None = None) -> l
         msg = f"prompts file {path}: expected a .json or .csv file"
         raise ValueError(msg)
     entries = _json_entries(path) if path.suffix.lower() == ".json" else _csv_entries(path)
-    return [_file_prompt(entry, where, labels) for where, entry in entries]
+    return [file_prompt(entry, where=where, labels=labels, folder=path.parent) for where, entry in entries]
 
 
 def _json_entries(path: Path) -> list[tuple[str, dict[str, Any]]]:
@@ -105,8 +86,8 @@ def _csv_entries(path: Path) -> list[tuple[str, dict[str, Any]]]:
         rows = [(f"{path}, line {reader.line_num}", row) for row in reader]
     entries: dict[tuple[str | None, ...], tuple[str, dict[str, Any]]] = {}
     for where, row in rows:
-        # Boxes without a name are objects of their own, so the place in the file stands for the name.
-        name = row.get("object") or (where if row["type"] == "box" else "")
+        # Without a name all but points are objects of their own, so the place in the file stands for the name.
+        name = row.get("object") or ("" if row["type"] in _CSV_POINTS else where)
         key = (row["case_id"], row["label"], row.get("space"), name)
         fields = {"case_id": row["case_id"], "label": row["label"], "space": row.get("space")}
         _, entry = entries.setdefault(key, (where, {name: value for name, value in fields.items() if value}))
@@ -122,70 +103,24 @@ def _add_csv_row(entry: dict[str, Any], row: Mapping[str, str], where: str) -> N
             msg = f"{where}: coordinates must be numbers: {error}"
             raise ValueError(msg) from error
 
-    if row["type"] == "box":
-        if "box" in entry:
-            msg = f"{where}: a second box for the same object; give each box its own value in column 'object'"
+    def add(name: str, value: Any) -> None:
+        if value in (None, ""):
+            msg = f"{where}: a row of type {name} needs a value in column {name!r}"
             raise ValueError(msg)
-        entry["box"] = [corner(""), corner("2")]
+        if name in entry:
+            msg = f"{where}: a second {name} for the same object; give each {name} its own value in column 'object'"
+            raise ValueError(msg)
+        entry[name] = value
+
+    if row["type"] == "box":
+        add("box", [corner(""), corner("2")])
+    elif row["type"] in ("text", "mask"):
+        add(row["type"], row.get(row["type"]))
+        if row["type"] == "mask" and row.get("mask_value"):
+            entry["mask_value"] = row["mask_value"]
     elif row["type"] in _CSV_POINTS:
         entry.setdefault("points", []).append(corner(""))
         entry.setdefault("point_labels", []).append(_CSV_POINTS[row["type"]])
     else:
-        msg = f"{where}: type must be positive, negative or box, got {row['type']!r}"
+        msg = f"{where}: type must be positive, negative, box, text or mask, got {row['type']!r}"
         raise ValueError(msg)
-
-
-def _file_prompt(entry: Mapping[str, Any], where: str, labels: Sequence[str] | None) -> FilePrompt:
-    unknown = [name for name in entry if name not in _FIELDS]
-    if unknown:
-        msg = f"{where}: unknown field {', '.join(map(repr, unknown))}, expected some of {', '.join(_FIELDS)}"
-        raise ValueError(msg)
-    case = entry.get("case_id", entry.get("image"))
-    if not isinstance(case, (str, int)) or not str(case):
-        msg = f"{where}: 'case_id' (or 'image', the name of the image file) must be text, got {case!r}"
-        raise ValueError(msg)
-    label = entry.get("label", labels[0] if labels and len(labels) == 1 else None)
-    if not isinstance(label, str) or (labels is not None and label not in labels):
-        msg = f"{where}: 'label' must be {'one of ' + ', '.join(labels) if labels else 'text'}, got {label!r}"
-        raise ValueError(msg)
-    space = entry.get("space", "voxel")
-    if space not in SPACES:
-        msg = (
-            f"{where}: 'space' must be 'voxel' (indices of the image file) or 'world' (RAS millimetres), got {space!r}"
-        )
-        raise ValueError(msg)
-    coords, point_labels = _coordinates(entry, where)
-    prompt = Prompt(kind=entry.get("kind", USER), label=label, coords=coords, point_labels=point_labels)
-    return FilePrompt(case=str(case), space=space, where=where, prompt=prompt)
-
-
-def _coordinates(entry: Mapping[str, Any], where: str) -> tuple[list[list[float]], list[int]]:
-    if ("coords" in entry) == ("box" in entry or "points" in entry):
-        msg = f"{where}: expected 'points' and/or 'box', or else 'coords' with 'point_labels', got {sorted(entry)}"
-        raise ValueError(msg)
-    points = _points(entry.get("coords", entry.get("points", [])), where)
-    point_labels = entry.get("point_labels", [OBJECT] * len(points) if "coords" not in entry else None)
-    allowed = {OBJECT, BACKGROUND} if "coords" not in entry else {OBJECT, BACKGROUND, BOX_LOWER, BOX_UPPER}
-    if not isinstance(point_labels, list) or len(point_labels) != len(points) or not allowed.issuperset(point_labels):
-        msg = (
-            f"{where}: 'point_labels' must hold one of {sorted(allowed)} for each of {len(points)} points, "
-            f"got {point_labels!r}"
-        )
-        raise ValueError(msg)
-    if "box" not in entry:
-        return points, point_labels
-    box = _points(entry["box"], where)
-    if len(box) != 2:
-        msg = f"{where}: 'box' must be two corners such as [[10, 12, 3], [40, 50, 9]], got {entry['box']!r}"
-        raise ValueError(msg)
-    corners = [[min(ends) for ends in zip(*box, strict=True)], [max(ends) for ends in zip(*box, strict=True)]]
-    return points + corners, [*point_labels, BOX_LOWER, BOX_UPPER]
-
-
-def _points(value: Any, where: str) -> list[list[float]]:
-    valid = isinstance(value, list) and all(isinstance(point, list) and len(point) in (2, 3) for point in value)
-    numbers = valid and all(isinstance(x, (int, float)) and not isinstance(x, bool) for point in value for x in point)
-    if not numbers or len({len(point) for point in value}) > 1:
-        msg = f"{where}: expected a list of points with 2 or 3 numbers each, such as [[30, 10, 5]], got {value!r}"
-        raise ValueError(msg)
-    return [[float(x) for x in point] for point in value]

@@ -2,19 +2,27 @@
 
 A prompt is a dict ``{kind, label, coords, point_labels}`` and stands for ONE object:
 
-* ``kind``: how it came about, one of `SIMULATED_KINDS` or `USER`;
+* ``kind``: how it came about, a name as `fairmedfm_monai.catalog.prompt_kinds.parse_kind` reads it, or `USER`;
 * ``label``: name of the label that it asks for;
 * ``coords``: points in voxel-centre indices (i, j) or (i, j, k) of the array that MONAI loads from the image *file*.
-For a
-  picture (PNG, JPEG) i is the column and j the row, because MONAI's PIL reader puts columns first;
+  For a picture (PNG, JPEG) i is the column and j the row, because MONAI's PIL reader puts columns first;
 * ``point_labels``: one per point: 1 object, 0 background, 2 and 3 the lower and upper corner of a box, both inclusive.
 
-A prompt holds any number of points and at most one box. Several objects of a label are several prompts.
+and, where they are needed,
+
+* ``text``: words that name the object;
+* ``mask``: a mask prompt, run lengths of `fairmedfm_monai.transforms.prompt_masks` in the same array;
+* ``target``: the reference mask of this very object, likewise, from which correction clicks are drawn;
+* ``axis``: the prompt was made for slices along this axis of the *preprocessed* image; without it for any.
+
+A prompt holds any number of points and at most one box; ``coords`` and ``point_labels`` may be empty where there is a
+text or a mask. Several objects of a label are several prompts.
 """
 
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
@@ -24,20 +32,36 @@ import torch
 from monai.data import MetaTensor
 from monai.data.utils import to_affine_nd
 
+from fairmedfm_monai.catalog import prompt_kinds
+from fairmedfm_monai.transforms.prompt_masks import Rle, map_mask
+
+logger = logging.getLogger(__name__)
+
+# Spacings below this (mm) are zero written by a broken exporter, not microscopy.
+_LEAST_SPACING = 1e-6
+# Names of volumes that came without an affine: the first one is told, the log is not filled with the rest.
+_WITHOUT_AFFINE: set[str] = set()
+USER = prompt_kinds.USER
 SIMULATED_KINDS = ("box", "center", "point", "points")
-USER = "user"
 PROMPTS_KEY = "prompts"
+SOURCE_PROMPTS_KEY = "source_prompts"
 OBJECT, BACKGROUND, BOX_LOWER, BOX_UPPER = 1, 0, 2, 3
-_POINT_LABELS = {OBJECT, BACKGROUND, BOX_LOWER, BOX_UPPER}
 
 
-class Prompt(TypedDict):
-    """One prompt, see the module's text."""
-
+class _Points(TypedDict):
     kind: str
     label: str
     coords: list[list[float]]
     point_labels: list[int]
+
+
+class Prompt(_Points, total=False):
+    """One prompt, see the module's text."""
+
+    text: str
+    mask: Rle
+    target: Rle
+    axis: int
 
 
 def label_values(labels: Mapping[str, int] | Sequence[str]) -> dict[str, int]:
@@ -56,68 +80,43 @@ def label_values(labels: Mapping[str, int] | Sequence[str]) -> dict[str, int]:
     return values
 
 
-def check_prompt(prompt: Prompt, *, where: str, labels: Sequence[str] | None, shape: Sequence[int]) -> None:
-    """Refuse a prompt that an inferer could not use.
-
-    Args:
-        prompt: coordinates in voxel-centre indices of an array of `shape`.
-        where: how a message names its origin, e.g. "prompts.json, entry 3".
-        labels: the names that are known; None = any.
-        shape: spatial shape of the image, (H, W) or (H, W, D) in array order.
-
-    Raises:
-        ValueError: unknown label, wrong number of coordinates, unknown or unpaired point labels, a point outside the
-            image or a box that does not touch it.
-    """
-    coords, point_labels = np.asarray(prompt["coords"], dtype=float), prompt["point_labels"]
-    if labels is not None and prompt["label"] not in labels:
-        msg = f"{where}: label {prompt['label']!r} is unknown, expected one of {', '.join(labels)}"
-        raise ValueError(msg)
-    if coords.shape != (len(point_labels), len(shape)) or not len(point_labels) or not np.isfinite(coords).all():
-        msg = (
-            f"{where}: expected {len(point_labels) or 'at least 1'} finite points of {len(shape)} coordinates each "
-            f"(the image has shape {tuple(shape)}), got {prompt['coords']}"
-        )
-        raise ValueError(msg)
-    corners = sorted(value for value in point_labels if value in (BOX_LOWER, BOX_UPPER))
-    if not set(point_labels) <= _POINT_LABELS or corners not in ([], [BOX_LOWER, BOX_UPPER]):
-        msg = (
-            f"{where}: point_labels must be 1 (object), 0 (background) or a pair 2, 3 (box corners), got {point_labels}"
-        )
-        raise ValueError(msg)
-    _check_inside(coords, np.asarray(point_labels), where=where, shape=np.asarray(shape))
-
-
-def _check_inside(coords: np.ndarray, point_labels: np.ndarray, *, where: str, shape: np.ndarray) -> None:
-    size = tuple(shape.tolist())
-    points = coords[point_labels <= OBJECT]
-    outside = ((points < -0.5) | (points > shape - 0.5)).any(axis=1)
-    if outside.any():
-        msg = (
-            f"{where}: point {points[outside][0].round(2).tolist()} (voxel indices) lies outside the image of shape "
-            f"{size}; give voxel indices of the image file, or RAS millimetres with space 'world'"
-        )
-        raise ValueError(msg)
-    box = coords[point_labels >= BOX_LOWER]
-    if len(box) and ((box.max(axis=0) < -0.5) | (box.min(axis=0) > shape - 0.5)).any():
-        msg = f"{where}: box {box.round(2).tolist()} (voxel indices) lies outside the image of shape {size}"
-        raise ValueError(msg)
-
-
-def map_prompt(prompt: Prompt, matrix: np.ndarray, *, half_voxel: float = 0.5) -> Prompt:
+def map_prompt(
+    prompt: Prompt, matrix: np.ndarray, *, half_voxel: float = 0.5, shape: Sequence[int] | None = None
+) -> Prompt:
     """Move a prompt to another grid.
 
     A point moves with its voxel's centre. A box moves with the faces of its corner voxels and becomes the smallest box
     of the new grid around them, again with inclusive voxel-centre corners: a flip cannot swap its corners, an oblique
     map cannot cut it, and a tight box stays tight under resampling. Coordinates are rounded to 1e-4 voxels, which
-    undoes the rounding errors of inverted affines: whole indices stay whole under flips and permutations.
+    undoes the rounding errors of inverted affines: whole indices stay whole under flips and permutations. Masks are
+    resampled, nearest voxel (`fairmedfm_monai.transforms.prompt_masks.map_mask`). Text and axis stay as they are.
 
     Args:
         prompt: in the old grid.
         matrix: (4, 4), old homogeneous coordinates -> new ones; 2D coordinates get a third coordinate 0.
         half_voxel: distance from a corner voxel's centre to its face, in old coordinates; 0 where these are no voxels
             but millimetres, whose corners are taken as voxel centres.
+        shape: spatial shape of the new grid; needed for prompts with a mask.
+
+    Raises:
+        ValueError: a mask, but no `shape`.
     """
+    result = prompt.copy()
+    if prompt["point_labels"]:
+        result["coords"] = _map_points(prompt, matrix, half_voxel)
+    if "mask" not in prompt and "target" not in prompt:
+        return result
+    if shape is None:
+        msg = f"a {prompt['kind']} prompt with a mask needs the shape of the new grid: give map_prompt(..., shape=...)"
+        raise ValueError(msg)
+    if "mask" in prompt:
+        result["mask"] = map_mask(prompt["mask"], matrix, shape)
+    if "target" in prompt:
+        result["target"] = map_mask(prompt["target"], matrix, shape)
+    return result
+
+
+def _map_points(prompt: Prompt, matrix: np.ndarray, half_voxel: float) -> list[list[float]]:
     coords, point_labels = np.asarray(prompt["coords"], dtype=float), np.asarray(prompt["point_labels"])
     mapped = _apply(coords, matrix)
     is_box = point_labels >= BOX_LOWER
@@ -128,13 +127,7 @@ def map_prompt(prompt: Prompt, matrix: np.ndarray, *, half_voxel: float = 0.5) -
         # A box thinner than a new voxel is put on its middle.
         corners = np.where(corners[0] > corners[1], corners.mean(axis=0), corners)
         mapped[point_labels == BOX_LOWER], mapped[point_labels == BOX_UPPER] = corners
-    # Adding 0.0 turns -0.0 into 0.0.
-    return Prompt(
-        kind=prompt["kind"],
-        label=prompt["label"],
-        coords=(mapped.round(4) + 0.0).tolist(),
-        point_labels=point_labels.tolist(),
-    )
+    return (mapped.round(4) + 0.0).tolist()  # adding 0.0 turns -0.0 into 0.0
 
 
 def _apply(coords: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -146,7 +139,8 @@ def file_affine(image: MetaTensor) -> np.ndarray:
     """Affine (4, 4) of the image file, voxel indices -> RAS mm.
 
     MONAI keeps it in ``meta["original_affine"]`` for volumes, but not for pictures: those get it here, so that
-    writers of prompts, which run before any spatial transform, leave the mapper what it needs.
+    writers of prompts, which run before any spatial transform, leave the mapper what it needs. A volume from a format
+    without affine (NumPy) gets the identity that MONAI gives it, which is said once in the log.
     """
     if "original_affine" not in image.meta:
         if any("orig_size" in operation for operation in image.applied_operations):
@@ -156,17 +150,44 @@ def file_affine(image: MetaTensor) -> np.ndarray:
                 "prompts right after loading"
             )
             raise ValueError(msg)
+        if image.ndim == 4:
+            _say_without_affine(file_name(image) or "a volume from memory")
         image.meta["original_affine"] = torch.as_tensor(image.affine).clone()
     return to_affine_nd(3, np.asarray(image.meta["original_affine"], dtype=float))
 
 
+def _say_without_affine(name: str) -> None:
+    if not _WITHOUT_AFFINE:
+        logger.warning(
+            "%s brings no affine, so the identity is assumed: voxels of 1 mm, axes to the right, the front and the "
+            "top. Said once; there may be more such volumes",
+            name,
+        )
+    _WITHOUT_AFFINE.add(name)
+
+
+def voxel_spacing(affine: np.ndarray, *, where: str) -> np.ndarray:
+    """Voxel spacing (3,) in mm of an affine (4, 4).
+
+    Raises:
+        ValueError: a spacing of zero, axes that lie in one plane, or numbers that are not finite; names the image.
+    """
+    linear = affine[:3, :3]
+    spacing = np.linalg.norm(linear, axis=0)
+    # The volume of a voxel with edges of length 1 along the axes of the image: 1 where these are orthogonal.
+    if not np.isfinite(affine).all() or (spacing < _LEAST_SPACING).any() or abs(np.linalg.det(linear / spacing)) < 1e-6:
+        msg = (
+            f"{where}: its affine cannot be used (a voxel spacing of zero, parallel axes or a number that is not "
+            f"finite); correct the header of the image: {affine.tolist()}"
+        )
+        raise ValueError(msg)
+    return spacing
+
+
 def invert_affine(affine: np.ndarray, *, where: str) -> np.ndarray:
-    """Inverse of an affine (4, 4), with a message that names the image when there is none."""
-    try:
-        return np.linalg.inv(affine)
-    except np.linalg.LinAlgError as error:
-        msg = f"{where}: its affine cannot be inverted (a voxel spacing of zero?): {affine.tolist()}"
-        raise ValueError(msg) from error
+    """Inverse of an affine (4, 4); ValueError as in `voxel_spacing`."""
+    voxel_spacing(affine, where=where)
+    return np.linalg.inv(affine)
 
 
 def file_name(image: MetaTensor) -> str:

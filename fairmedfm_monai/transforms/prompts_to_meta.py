@@ -13,6 +13,8 @@ from monai.transforms import MapTransform
 
 from fairmedfm_monai.transforms.prompts import (
     PROMPTS_KEY,
+    SOURCE_PROMPTS_KEY,
+    Prompt,
     as_image,
     case_name,
     file_affine,
@@ -27,7 +29,9 @@ class PromptsToMetad(MapTransform):
     The last transform of a preprocessing. It takes ``prompts`` out of the data dict (lists of unequal length break
     collation) and leaves JSON text, which survives collation, devices and arithmetic and is all that MONAI Label, MONAI
     Deploy and a DataLoader hand on to an inferer. Coordinates are mapped by ``inv(affine) @ original_affine``; a box
-    stays the smallest box around its voxels. Without ``prompts`` it does nothing.
+    stays the smallest box around its voxels, and masks are resampled to the nearest voxel. ``axis`` counts in the
+    preprocessed image from the start and stays. The prompts as they were made, in voxel indices of the file, stay
+    beside them under ``source_prompts``, for whoever saves them. Without ``prompts`` it does nothing.
 
     Args:
         keys: key of the image (C, H, W[, D]).
@@ -47,5 +51,12 @@ class PromptsToMetad(MapTransform):
             image = as_image(result, key)
             affine = to_affine_nd(3, np.asarray(image.affine, dtype=float))
             matrix = invert_affine(affine, where=case_name(result, image)) @ file_affine(image)
-            image.meta[PROMPTS_KEY] = json.dumps([map_prompt(prompt, matrix) for prompt in prompts])
+            mapped = [map_prompt(prompt, matrix, shape=image.shape[1:]) for prompt in prompts]
+            image.meta[PROMPTS_KEY] = json.dumps(mapped)
+            image.meta[SOURCE_PROMPTS_KEY] = json.dumps([_without_target(prompt) for prompt in prompts])
         return result
+
+
+def _without_target(prompt: Prompt) -> dict[str, Any]:
+    """The reference mask that correction clicks look at is no part of what was asked."""
+    return {key: value for key, value in prompt.items() if key != "target"}

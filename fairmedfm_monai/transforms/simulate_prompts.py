@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import nibabel as nib
@@ -14,10 +14,13 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from scipy import ndimage
 
+from fairmedfm_monai.catalog.prompt_kinds import GRAMMAR, SIMULATED_BASES, USER, PromptKind, parse_kind
+from fairmedfm_monai.transforms.prompt_checks import check_grid
+from fairmedfm_monai.transforms.prompt_masks import encode_block
+from fairmedfm_monai.transforms.prompt_objects import ObjectMask
+from fairmedfm_monai.transforms.prompt_simulators import any_points, deepest_point, draw_prompt
+from fairmedfm_monai.transforms.prompt_views import PER, View, views
 from fairmedfm_monai.transforms.prompts import (
-    BOX_LOWER,
-    BOX_UPPER,
-    OBJECT,
     SIMULATED_KINDS,
     Prompt,
     add_prompts,
@@ -25,72 +28,68 @@ from fairmedfm_monai.transforms.prompts import (
     case_name,
     file_affine,
     label_values,
+    voxel_spacing,
 )
 
 logger = logging.getLogger(__name__)
 
-
-def box_prompt(plane: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Tight box (2, 2) of a mask (H, W): the first and the last index of the object along each axis, both inclusive."""
-    indices = np.argwhere(plane)
-    return np.stack([indices.min(axis=0), indices.max(axis=0)])
+VOTE = "vote"
 
 
-def center_prompt(plane: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The pixel (1, 2) of a mask (H, W) that is deepest inside, also when the object is concave or in several parts.
-
-    It is the maximum of the Euclidean distance transform in pixels, with everything outside the picture as background.
-    Of several maxima it is the one nearest to the centre of gravity, and of those the first in index order.
-    """
-    depth = ndimage.distance_transform_edt(np.pad(plane, 1))[1:-1, 1:-1]
-    deepest = np.argwhere(depth == depth.max())
-    from_centre = ((deepest - np.argwhere(plane).mean(axis=0)) ** 2).sum(axis=1)
-    return deepest[[np.argmin(from_centre.round(6))]]
+def box_prompt(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Tight box (2, D) of a mask of 2 or 3 axes: first and last index of the object along each, both inclusive."""
+    return _alone(mask).box
 
 
-def point_prompt(plane: np.ndarray, rng: np.random.Generator, count: int = 1) -> np.ndarray:
-    """`count` distinct object pixels (N, 2) of a mask (H, W), all equally likely; fewer if the object is smaller."""
-    indices = np.argwhere(plane)
-    return indices[rng.choice(len(indices), size=min(count, len(indices)), replace=False)]
+def center_prompt(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The pixel (1, D) of a mask of 2 or 3 axes that is deepest inside, see `deepest_point`; in pixels."""
+    return deepest_point(_alone(mask))
 
 
-def points_prompt(plane: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Five distinct object pixels (5, 2) of a mask (H, W), fewer if the object is smaller."""
-    return point_prompt(plane, rng, count=5)
+def point_prompt(mask: np.ndarray, rng: np.random.Generator, count: int = 1) -> np.ndarray:
+    """`count` distinct object pixels (N, D) of a mask, all equally likely; fewer if the object is smaller."""
+    return any_points(_alone(mask), count, rng)
 
 
-_SIMULATORS: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
-    "box": box_prompt,
-    "center": center_prompt,
-    "point": point_prompt,
-    "points": points_prompt,
-}
+def _alone(mask: np.ndarray) -> ObjectMask:
+    whole = ObjectMask(mask, np.zeros(mask.ndim, dtype=int), mask.shape, np.ones(mask.ndim))
+    return whole.part(mask, whole.start)
 
 
 class SimulatePromptsd(MapTransform):
     """Draw prompts from the reference mask and put them under ``prompts``.
 
     Runs right after loading, before any spatial transform: coordinates are voxel-centre indices of the image file. An
-    image (1, H, W) gets one prompt per label and kind; a volume (1, H, W, D) one per slice along `axis`, for models
-    that see slices. A label that is absent gets none, which is logged. Every draw depends on nothing but the case id,
-    `seed`, the label, the kind and the index of the slice.
+    image (1, H, W) gets one prompt per label and kind, a volume (1, H, W, D) as `per` says. A label that is absent
+    gets none, which is logged. Every draw depends on nothing but the case id, `seed`, the label, the kind, the index
+    of the slice, its axis and the number of the component: other labels and kinds change nothing.
+
+    The kinds are those of `fairmedfm_monai.catalog.prompt_kinds`: ``box`` (tight, inclusive corners), ``center``
+    (deepest point), ``point`` (one random object point), ``points`` (five distinct ones), ``mask`` (the reference
+    itself), ``text`` (the label's name, once per case), each with its options; the rules stand in
+    `fairmedfm_monai.transforms.prompt_simulators`. Kinds with correction clicks carry the reference mask of their
+    object as ``target``, in the slice that was prompted or in the volume.
 
     Args:
         keys: key of the mask, integers in one channel, in the grid of its image.
         labels: label name -> value in the mask.
-        kinds: of `SIMULATED_KINDS`: ``box`` (tight, inclusive corners), ``center`` (deepest pixel), ``point`` (one
-            random
-            object pixel), ``points`` (five distinct ones).
-        axis: the axis that numbers the slices; the one that the inferer is given.
+        kinds: names of kinds, such as box, box-j10, points-n3-neg2, point-d50, center-k5, box-cc.
+        axis: the axis that numbers the slices, the one that the inferer is given; "vote" = all three, each prompt with
+            its own. Means nothing to ``per="volume"`` and to images.
+        per: "slice" = a prompt in every slice that holds the object, for models that see slices; "volume" = one in the
+            volume, for models that see volumes; "key_slice" = one, in the slice with the largest area.
         seed: of the random draws.
         axcodes: the orientation that a later ``Orientationd`` turns the image to, e.g. "LPS"; `axis` then counts in
-            that
-            orientation, so that slices are cut the way the model will see them. None: `axis` counts in the file.
+            that orientation, so that slices are cut the way the model will see them. None: `axis` counts in the file.
         image_key: key of the image, whose grid the mask must share.
+        texts: label name -> words for text prompts; without an entry the name itself, "_" read as a blank.
+        min_component: kinds with ``cc`` skip components of fewer pixels (of a slice) or voxels (of a volume), which is
+            logged; the largest one of a slice or volume is always prompted.
         allow_missing_keys: do nothing for a case without mask.
 
     Raises:
-        ValueError: unknown kind, mask with several channels or in another grid than its image.
+        ValueError: unknown kind, axis or per; mask with several channels or in another grid than its image; an affine
+            with a spacing of zero.
     """
 
     def __init__(
@@ -99,19 +98,22 @@ class SimulatePromptsd(MapTransform):
         *,
         labels: Mapping[str, int] | Sequence[str],
         kinds: Sequence[str] = SIMULATED_KINDS,
-        axis: int = -1,
+        axis: int | str = -1,
+        per: str = "slice",
         seed: int = 0,
         axcodes: str | None = None,
         image_key: str = "image",
+        texts: Mapping[str, str] | None = None,
+        min_component: int = 10,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        unknown = [kind for kind in kinds if kind not in SIMULATED_KINDS]
-        if isinstance(kinds, str) or unknown or not kinds:
-            msg = f"kinds must be a list of {', '.join(SIMULATED_KINDS)}, got {kinds!r}"
+        if per not in PER or (axis != VOTE and axis not in range(-3, 3)):
+            msg = f"per must be one of {', '.join(PER)} and axis -3..2 or {VOTE!r}, got {per!r} and {axis!r}"
             raise ValueError(msg)
-        self.labels, self.kinds = label_values(labels), tuple(kinds)
-        self.axis, self.seed, self.axcodes, self.image_key = axis, seed, axcodes, image_key
+        self.labels, self.kinds = label_values(labels), _kinds(kinds)
+        self.axis, self.per, self.seed, self.axcodes, self.image_key = axis, per, seed, axcodes, image_key
+        self.texts, self.min_component = dict(texts or {}), min_component
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Add ``prompts`` to a copy of `data`."""
@@ -120,42 +122,77 @@ class SimulatePromptsd(MapTransform):
             mask = as_image(result, key)
             image = as_image(result, self.image_key) if self.image_key in result else mask
             case = case_name(result, image)
+            spacing = voxel_spacing(file_affine(image), where=case)
             _check_grid(mask, image, case)
-            add_prompts(result, list(self._simulate(mask, case)))
+            add_prompts(result, list(self._simulate(mask, spacing, case)))
         return result
 
-    def _simulate(self, mask: MetaTensor, case: str) -> Iterator[Prompt]:
-        array = np.rint(np.asarray(mask[0])).astype(np.int32)
+    def _simulate(self, mask: MetaTensor, spacing: np.ndarray, case: str) -> Iterator[Prompt]:
+        array = _integers(mask, max(self.labels.values()))
         regions = ndimage.find_objects(array, max_label=max(self.labels.values()))
         absent = [name for name, value in self.labels.items() if regions[value - 1] is None]
         if absent:
             level = logging.WARNING if len(absent) == len(self.labels) else logging.INFO
             logger.log(level, "%s: no prompt for %s: not in the mask", case, ", ".join(absent))
-        axis = 2 if array.ndim == 2 else _file_axis(file_affine(mask), self.axis, self.axcodes)
+        axes = _axes(file_affine(mask), self.axis, self.axcodes) if array.ndim == 3 else {}
         for name, value in self.labels.items():
             region = regions[value - 1]
             if region is None:
                 continue
-            # A picture is treated as a volume of one slice whose third index is dropped again.
-            crop = (array[region] == value).reshape(*(s.stop - s.start for s in region), *[1] * (3 - array.ndim))
-            origin = np.array([*(s.start for s in region), *[0] * (3 - array.ndim)])
-            for index, kind, coords in self._slices(crop, origin, axis, case=case, label=name):
-                points = np.insert(coords, axis, index, axis=1)[:, : array.ndim].tolist()
-                point_labels = [BOX_LOWER, BOX_UPPER] if kind == "box" else [OBJECT] * len(points)
-                yield Prompt(kind=kind, label=name, coords=points, point_labels=point_labels)
+            start = np.array([span.start for span in region])
+            label = ObjectMask(array[region] == value, start, array.shape, spacing[: array.ndim])
+            yield from self._texts(label, name)
+            yield from self._drawn(label, name, case, axes)
 
-    def _slices(
-        self, crop: np.ndarray, origin: np.ndarray, axis: int, *, case: str, label: str
-    ) -> Iterator[tuple[int, str, np.ndarray]]:
-        """Index of the slice, kind and in-plane coordinates (N, 2) for every slice of `crop` that holds the object."""
-        in_plane = np.delete(origin, axis)
-        for offset, plane in enumerate(np.moveaxis(crop, axis, 0)):
-            if not plane.any():
+    def _texts(self, label: ObjectMask, name: str) -> Iterator[Prompt]:
+        for kind in self.kinds:
+            if kind.base == "text":
+                words = self.texts.get(name, name.replace("_", " "))
+                prompt = Prompt(kind=kind.name, label=name, coords=[], point_labels=[], text=words)
+                if kind.clicks:
+                    prompt["target"] = encode_block(label.mask, label.start, label.shape)
+                yield prompt
+
+    def _drawn(self, label: ObjectMask, name: str, case: str, axes: Mapping[int, int]) -> Iterator[Prompt]:
+        for components in (False, True):
+            kinds = [kind for kind in self.kinds if kind.base != "text" and kind.components == components]
+            if not kinds:
                 continue
-            index = int(origin[axis]) + offset
-            for kind in self.kinds:
-                rng = _generator(case, self.seed, label, kind, index)
-                yield index, kind, _SIMULATORS[kind](plane, rng) + in_plane
+            least = self.min_component if components else None
+            for view in views(label, per=self.per, axes=axes, least=least, where=f"{case}, {name}"):
+                for kind in kinds:
+                    yield self._prompt(view, kind, name, case)
+
+    def _prompt(self, view: View, kind: PromptKind, name: str, case: str) -> Prompt:
+        def draw(key: str) -> np.random.Generator:
+            return _generator(case, self.seed, name, key, *view.draw_parts())
+
+        drawn = draw_prompt(view.found, kind, draw, label=view.label)
+        prompt = Prompt(
+            kind=kind.name, label=name, coords=view.coords(drawn.coords), point_labels=list(drawn.point_labels)
+        )
+        if drawn.block is not None:
+            prompt["mask"] = view.mask(*drawn.block)
+        if kind.clicks:
+            prompt["target"] = view.mask(view.found.mask, view.found.start)
+        if self.axis == VOTE and view.axis is not None:
+            prompt["axis"] = view.axis
+        return prompt
+
+
+def _kinds(kinds: Sequence[str]) -> tuple[PromptKind, ...]:
+    if isinstance(kinds, str) or not kinds:
+        msg = f"kinds must be a list of {', '.join(SIMULATED_BASES)} with their options, got {kinds!r}; {GRAMMAR}"
+        raise ValueError(msg)
+    try:
+        parsed = tuple(parse_kind(kind) for kind in kinds)
+    except ValueError as error:
+        msg = f"kinds must be a list of {', '.join(SIMULATED_BASES)} with their options, got {kinds!r}: {error}"
+        raise ValueError(msg) from error
+    if any(kind.base == USER for kind in parsed):
+        msg = f"kinds must be a list of {', '.join(SIMULATED_BASES)}, got {kinds!r}: prompts of users are not simulated"
+        raise ValueError(msg)
+    return parsed
 
 
 def _generator(*parts: object) -> np.random.Generator:
@@ -164,23 +201,36 @@ def _generator(*parts: object) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest[:16], "big"))
 
 
+def _integers(mask: MetaTensor, greatest: int) -> np.ndarray:
+    """The mask (spatial) in the smallest type that holds `greatest`; whatever is not 1..`greatest` becomes 0.
+
+    Readers hand on floats; they are converted piece by piece, because a copy of a large volume is a gigabyte.
+    """
+    source = mask.as_tensor()[0].cpu().numpy()
+    result = np.zeros(source.shape, dtype=np.min_scalar_type(greatest))
+    for values, target in zip(source, result, strict=True):
+        rounded = np.rint(values)
+        known = (rounded >= 1) & (rounded <= greatest)
+        target[known] = rounded[known]
+    return result
+
+
+def _axes(affine: np.ndarray, axis: int | str, axcodes: str | None) -> dict[int, int]:
+    """Axes along which slices are cut: number in the preprocessed image -> number in the file."""
+    chosen = range(3) if axis == VOTE else [range(3)[int(axis)]]
+    return {number: _file_axis(affine, number, axcodes) for number in chosen}
+
+
 def _file_axis(affine: np.ndarray, axis: int, axcodes: str | None) -> int:
     """The axis of the file that becomes `axis` when the volume is turned to `axcodes`."""
     if axcodes is None:
-        return range(3)[axis]
+        return axis
     world_axis = nib.orientations.axcodes2ornt(axcodes)[axis, 0]
     return int(np.flatnonzero(nib.orientations.io_orientation(affine)[:, 0] == world_axis)[0])
 
 
 def _check_grid(mask: MetaTensor, image: MetaTensor, case: str) -> None:
-    if mask.shape[0] != 1:
-        msg = f"{case}: the mask must have one channel of integers, got shape {tuple(mask.shape)}"
+    if mask.shape[0] != 1 or mask.ndim not in (3, 4):
+        msg = f"{case}: the mask must have one channel of integers, (1, H, W) or (1, H, W, D), got {tuple(mask.shape)}"
         raise ValueError(msg)
-    same_shape = mask.shape[1:] == image.shape[1:]
-    if not same_shape or not np.allclose(file_affine(mask), file_affine(image), rtol=0, atol=1e-2):
-        msg = (
-            f"{case}: mask and image must share one grid; mask {tuple(mask.shape[1:])} with affine "
-            f"{file_affine(mask).round(3).tolist()}, image {tuple(image.shape[1:])} with affine "
-            f"{file_affine(image).round(3).tolist()}; resample the mask to its image first"
-        )
-        raise ValueError(msg)
+    check_grid(mask, image, where=case)

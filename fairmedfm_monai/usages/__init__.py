@@ -9,8 +9,13 @@ __getattr__, __dir__ = lazy_exports(
     {
         "LinearProbe": ".linear_probe",
         "MergedState": ".lora",
+        "PromptFreeNetwork": ".prompt_free",
+        "PromptFreeSegmenter": ".prompt_free",
+        "PromptedDecoder": ".decoder_finetune",
+        "PromptedNetwork": ".prompted_training",
         "ZeroShotClassifier": ".zero_shot",
         "add_lora": ".lora",
+        "add_segmenter_lora": ".segmentation_lora",
         "check_gradients": ".lora",
         "load_adapter": ".lora",
         "save_adapter": ".lora",

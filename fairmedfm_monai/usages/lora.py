@@ -1,4 +1,4 @@
-"""LoRA (Hu et al., ICLR 2022) through peft: low-rank updates of an encoder, trained together with the head."""
+"""LoRA (Hu et al., ICLR 2022) through peft: low-rank updates of an encoder, trained together with other parts."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fairmedfm_monai.networks.checkpoint import WeightsError
 from fairmedfm_monai.networks.weights import seeded
+from fairmedfm_monai.usages.fused_qkv import fuse_qkv
 
 
 def add_lora(
@@ -25,18 +26,22 @@ def add_lora(
     alpha: float,
     dropout: float,
     target_modules: Sequence[str],
+    encoder: str = "encoder",
+    trained: Sequence[str] = ("head",),
     seed: int = 0,
 ) -> peft.PeftModel:
-    """Put adapters into ``network.encoder``; they and ``network.head`` are what trains.
+    """Put adapters into an encoder; they and ``trained`` are what trains.
 
     ``network`` is changed in place. Save it through :class:`MergedState`.
 
     Args:
-        network: a classifier with ``encoder`` and ``head``, such as ``LinearProbe``.
+        network: e.g. a classifier with ``encoder`` and ``head``, such as ``LinearProbe``.
         rank: r of the update W + alpha / r * B A.
         alpha: its scale.
         dropout: probability at the input of A (peft applies none to ``nn.MultiheadAttention``).
         target_modules: last parts of module names inside the encoder, e.g. ``c_fc`` and ``c_proj`` of open_clip's ViT.
+        encoder: name of the module that gets the adapters.
+        trained: names of the modules that train as a whole.
         seed: of A (B starts at zero, so nothing changes before the first step).
 
     Raises:
@@ -50,18 +55,19 @@ def add_lora(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
-        target_modules=_matches(network, target_modules),
+        target_modules=_matches(network, target_modules, encoder=encoder),
     )
     with seeded(seed):
         model = peft.get_peft_model(network, config)
     # Not through peft's `modules_to_save`: it goes by the end of a name and would take an encoder's `image_head` too.
-    network.get_submodule("head").requires_grad_(True)
+    for name in trained:
+        network.get_submodule(name).requires_grad_(True)
     return model
 
 
-def _matches(network: nn.Module, targets: Sequence[str]) -> list[str]:
+def _matches(network: nn.Module, targets: Sequence[str], *, encoder: str) -> list[str]:
     """Full names of the modules that ``targets`` mean, checked."""
-    modules = {f"encoder.{name}": module for name, module in network.get_submodule("encoder").named_modules() if name}
+    modules = {f"{encoder}.{name}": module for name, module in network.get_submodule(encoder).named_modules() if name}
     found: list[str] = []
     for target in targets:
         names = [name for name in modules if name.endswith(f".{target}")]
@@ -152,7 +158,9 @@ class MergedState:
             for name, layer in _lora_layers(model):
                 for part, parameter in layer.get_base_layer().named_parameters(recurse=False):
                     parameter.copy_(self._base[f"{name}.{part}"])
-        return model.merge_and_unload()
+        plain = model.merge_and_unload()
+        fuse_qkv(plain)
+        return plain
 
     def state_dict(self) -> dict[str, Tensor]:
         """Names and values of :meth:`merged`; writes the adapters beside where that was asked for."""
@@ -166,7 +174,7 @@ def _lora_layers(model: nn.Module) -> Iterator[tuple[str, LoraLayer]]:
 
 
 def save_adapter(model: peft.PeftModel, path: str | Path) -> Path:
-    """Write the adapters and the head to a .safetensors file (settings in its metadata); return its path."""
+    """Write the adapters and what trained beside them to .safetensors (settings in its metadata); return the path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     config = model.peft_config["default"]
@@ -184,7 +192,7 @@ def save_adapter(model: peft.PeftModel, path: str | Path) -> Path:
 
 
 def load_adapter(model: peft.PeftModel, path: str | Path) -> None:
-    """Put the adapters and the head of :func:`save_adapter` back into ``model``, e.g. to resume a training.
+    """Put what :func:`save_adapter` wrote back into ``model``, e.g. to resume a training.
 
     Raises:
         WeightsError: if the file belongs to another model, rank or choice of targets.
@@ -203,9 +211,13 @@ def load_adapter(model: peft.PeftModel, path: str | Path) -> None:
 
 
 def _adapter_state(model: peft.PeftModel) -> dict[str, Tensor]:
-    """Adapters by peft's names, and the head; the tensors share memory with the model."""
-    head = model.get_base_model().get_submodule("head").state_dict(prefix="head.")
-    return {**peft.get_peft_model_state_dict(model), **head}
+    """Adapters by peft's names, and whatever else trains by its own; the tensors share memory with the model."""
+    others = {
+        name: parameter.detach()
+        for name, parameter in model.get_base_model().named_parameters()
+        if parameter.requires_grad and "lora_" not in name
+    }
+    return {**peft.get_peft_model_state_dict(model), **others}
 
 
 def _shape(state: dict[str, Tensor], name: str) -> tuple[int, ...] | None:

@@ -6,52 +6,27 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from fairmedfm_monai.bundle.render import bundle_names
+from tests.bundle.runs import copy_bundle, run, tables
 
-BUNDLES = Path(__file__).parents[2] / "bundles"
-TRAINED = [name for name in bundle_names() if name.endswith(("linear_probe", "lora"))]
+TRAINED = [name for name in bundle_names() if name.endswith(("classification_linear_probe", "classification_lora"))]
 ZERO_SHOT = [name for name in bundle_names() if name.endswith("zero_shot")]
-PROMPTED = [name for name in bundle_names() if name.endswith("prompted")]
+
+
+Copy = Callable[[str], Path]
 
 
 @pytest.fixture
 def bundle_copy(tmp_path: Path) -> Copy:
-    return Copy(tmp_path)
-
-
-class Copy:
-    """Copies of bundles outside the repository: what a user makes of them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __call__(self, name: str) -> Path:
-        return Path(
-            shutil.copytree(
-                BUNDLES / name, self.folder / name, ignore=shutil.ignore_patterns("models", "eval", "eval-*")
-            )
-        )
-
-
-def run(bundle: Path, config: str, **overrides: object) -> None:
-    from monai.bundle import run as run_bundle
-
-    run_bundle(config_file=str(bundle / "configs" / f"{config}.json"), bundle_root=str(bundle), **overrides)
-
-
-def tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    from fairmedfm_monai.fairness import read_table
-
-    predictions = pd.read_parquet(folder / "predictions.parquet")
-    return predictions, read_table(folder / "subgroups.csv"), read_table(folder / "disparities.csv")
+    return lambda name: copy_bundle(name, tmp_path)
 
 
 @pytest.mark.parametrize("name", ZERO_SHOT)
@@ -96,46 +71,6 @@ def test_trained_usages_train_evaluate_and_infer(
     test = predictions[predictions["split"] == "test"]
     # Cached features and images give the same scores, whatever the order of the rows.
     np.testing.assert_allclose(sorted(inferred["probability_finding"]), sorted(test["score"]), atol=1e-5)
-
-
-@pytest.mark.parametrize("name", PROMPTED)
-def test_prompted_bundles_evaluate(name: str, bundle_copy: Copy, ct2d_dir: Path, tracking_uri: str) -> None:
-    bundle = bundle_copy(name)
-    run(bundle, "evaluate", weights="tiny", dataset_dir=str(ct2d_dir), tracking_uri=tracking_uri, n_bootstrap=20)
-    predictions, subgroups, _ = tables(bundle / "eval")
-    kinds = json.loads((bundle / "configs" / "evaluate.json").read_text())["prompts"]
-    assert sorted(predictions["prompt"].unique()) == sorted(kinds)
-    assert {"dice", "filled_box_dice", "hd95", "nsd"} <= set(subgroups["metric"])
-    assert predictions["case_id"].nunique() == 10
-
-
-def test_volumes_are_segmented_slice_by_slice_in_their_own_grid(
-    bundle_copy: Copy, ct3d_dir: Path, tracking_uri: str, tmp_path: Path
-) -> None:
-    bundle = bundle_copy("demo_sam_segmentation_prompted")
-    case = pd.read_csv(ct3d_dir / "manifest.csv").query("split == 'test'").iloc[0]
-    image = nibabel.load(ct3d_dir / case["image"])
-    middle = [size // 2 for size in image.shape]
-    prompt = {"case_id": case["case_id"], "label": "liver", "coords": [middle], "point_labels": [1], "space": "voxel"}
-    prompts = tmp_path / "prompts.json"
-    prompts.write_text(json.dumps([prompt]))
-    run(
-        bundle,
-        "inference",
-        weights="tiny",
-        dataset_dir=str(ct3d_dir),
-        tracking_uri=tracking_uri,
-        prompts_file=str(prompts),
-        labels={"liver": 3},
-        output_dir=str(tmp_path / "masks"),
-    )
-    masks = sorted((tmp_path / "masks").glob("*.nii.gz"))
-    assert len(masks) == 4  # three sub-volumes and the phantom itself, with or without a prompt
-    mask = nibabel.load(next(path for path in masks if Path(case["image"]).name.split(".")[0] in path.name))
-    assert mask.shape == image.shape
-    np.testing.assert_allclose(mask.affine, image.affine, atol=1e-4)
-    values = np.asarray(mask.dataobj)
-    assert set(np.unique(values)) <= {0, 3}
 
 
 def test_a_finished_run_is_never_overwritten(bundle_copy: Copy, xray_dir: Path) -> None:

@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from fairmedfm_monai.bundle.render import bundle_names
+from fairmedfm_monai.catalog import rows
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
+UNTRAINED = ("_zero_shot", "_segmentation_prompted")
 WORKFLOWS = {"train": "train", "evaluate": "eval", "inference": "infer"}
 CONFIGS = [
     (name, config)
@@ -37,7 +39,7 @@ def test_metadata_fits_the_schema_and_names_its_version(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "config"), CONFIGS)
 def test_every_required_property_is_there(
-    name: str, config: str, xray_dir: Path, ct2d_dir: Path, tmp_path: Path
+    name: str, config: str, xray_dir: Path, ct2d_dir: Path, ct3d_dir: Path, tmp_path: Path
 ) -> None:
     from monai.bundle import ConfigWorkflow
 
@@ -48,7 +50,7 @@ def test_every_required_property_is_there(
         logging_file=False,
         workflow_type=WORKFLOWS[config],
         bundle_root=str(tmp_path),
-        dataset_dir=str(xray_dir if "classification" in name else ct2d_dir),
+        dataset_dir=str(_data_of(name, xray_dir, ct2d_dir, ct3d_dir)),
         weights="tiny",
         tracking_uri="off",
         # What `initialize` does besides (seeding, loading a checkpoint that is not there) is no part of this.
@@ -56,6 +58,11 @@ def test_every_required_property_is_there(
     )
     workflow.initialize()
     assert workflow.check_properties() == []
+
+
+def _data_of(name: str, xray: Path, slices: Path, volumes: Path) -> Path:
+    row = next(row for row in rows().values() if name in row.bundles)
+    return xray if row.task == "classification" else volumes if row.is_volumetric else slices
 
 
 @pytest.mark.parametrize("name", bundle_names())
@@ -73,7 +80,7 @@ def test_the_network_takes_and_gives_what_the_metadata_says(name: str, tmp_path:
     )
 
 
-@pytest.mark.parametrize("name", [name for name in bundle_names() if name.endswith(("zero_shot", "prompted"))])
+@pytest.mark.parametrize("name", [name for name in bundle_names() if name.endswith(UNTRAINED)])
 def test_untrained_usages_export_what_servers_load(name: str, tmp_path: Path) -> None:
     from monai.bundle import ConfigParser, run
 

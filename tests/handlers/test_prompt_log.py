@@ -14,11 +14,10 @@ PROMPT = {"kind": "point-k2", "label": "liver", "coords": [[3, 4]], "point_label
 
 
 def case() -> dict[str, object]:
-    text = json.dumps([{**PROMPT, "target": {"shape": [9, 9], "counts": [81]}}])
-    return {"image": MetaTensor(torch.zeros(1, 9, 9), meta={"source_prompts": text})}
+    return {"image": MetaTensor(torch.zeros(1, 9, 9), meta={"source_prompts": json.dumps([PROMPT])})}
 
 
-def test_prompts_are_saved_in_the_form_of_user_prompts_without_the_reference(tmp_path: Path) -> None:
+def test_prompts_are_saved_in_the_form_of_user_prompts(tmp_path: Path) -> None:
     found = prompts_of(case(), "case7")
     write_prompts([*found, *found], tmp_path, salt="pepper", log_cases=True)  # twice: a case that a sampler repeats
     assert json.loads((tmp_path / "prompts.json").read_text()) == [{"case_id": "case7", "space": "voxel", **PROMPT}]

@@ -32,7 +32,9 @@ from segment_anything import SamPredictor
 from torch import nn
 
 from fairmedfm_monai.inferers.prompted import PromptedInferer
+from fairmedfm_monai.networks.segmenters.base import ImageEmbedding
 from fairmedfm_monai.networks.segmenters.sam import SamCore, build_sam
+from fairmedfm_monai.networks.segmenters.volume import VolumeSegmenter, VolumeSpec
 from fairmedfm_monai.transforms.click_prompts import ClicksToPromptsd
 from fairmedfm_monai.transforms.label_map import MasksToLabelMapd
 from fairmedfm_monai.transforms.load import CaseReader
@@ -69,6 +71,8 @@ class Oracle(nn.Module):
     """
 
     spatial_dims = 2
+    accepts = frozenset({"point", "box"})
+    tracks = False
 
     def __init__(self, *, literal: bool = False) -> None:
         super().__init__()
@@ -566,13 +570,18 @@ def test_bad_input() -> None:
     with pytest.raises(ValueError, match=r"\('user', 'organ'\).*kinds \['box'\]"):
         inferer(image, network)
     network.spatial_dims = 3
-    with pytest.raises(ValueError, match="2D segmenter, got spatial_dims 3"):
+    with pytest.raises(ValueError, match="use a 2D segmenter"):
         inferer(image, network)
-    for wrong in ({"kinds": "box"}, {"axis": 3}, {"slice_batch": 0}):
+    for wrong in ({"kinds": "box"}, {"slice_batch": 0}, {"prompt_batch": 0}, {"max_windows": 0}):
         with pytest.raises(ValueError, match="kinds must be a list"):
             PromptedInferer(["organ"], **wrong)
-    with pytest.raises(ValueError, match="dtype must be"):
-        PromptedInferer(["organ"], dtype="int8")
+    for name, value in (("dtype", "int8"), ("axis", 3), ("axis", "all"), ("propagation", "sam"), ("output", "mask")):
+        with pytest.raises(ValueError, match=f"{name} must be one of .*, got {value!r}"):
+            PromptedInferer(["organ"], **{name: value})
+    with pytest.raises(ValueError, match="unknown base 'boxes'"):
+        PromptedInferer(["organ"], ["boxes"])
+    with pytest.raises(ValueError, match="one kind of prompt"):
+        PromptedInferer(["organ"], ["box", "point"], output="label_map")
 
 
 def test_wrapped_network() -> None:
@@ -582,3 +591,46 @@ def test_wrapped_network() -> None:
     image = MetaTensor(torch.full((1, 1, 8, 8), 40.0))
     image.meta["prompts"] = json.dumps([user([[1, 1]], [1])])
     assert (PromptedInferer(["organ"])(image, wrapper) > 0).all()
+
+
+class Threshold(VolumeSegmenter):
+    """Everything above 10 in the window; the first prompt finds half of it, a click the rest."""
+
+    accepts = frozenset({"point", "box"})
+
+    def __init__(self) -> None:
+        super().__init__(volume_spec=VolumeSpec(window=(32, 32, 32), axcodes="RAS"))
+
+    def embed(self, image: torch.Tensor) -> ImageEmbedding:
+        assert image.shape[1:] == (1, 32, 32, 32)
+        return ImageEmbedding(image[:, 0], (32, 32, 32), (32, 32, 32))
+
+    def decode_low_res(self, embedding: Any, coords: Any, labels: Any, masks: Any = None, *, texts: Any = None) -> Any:
+        found = (embedding.features > 10)[:, None].repeat(1, labels.shape[1], 1, 1, 1)
+        found[..., :16] &= (labels == 1).any(-1)[..., None, None, None]
+        return torch.where(found, 3.0, -3.0), torch.ones(labels.shape[:2])
+
+    def upscale(self, low_res: torch.Tensor, embedding: ImageEmbedding) -> torch.Tensor:
+        return low_res
+
+
+@pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
+def test_segmenter_of_volumes(tmp_path: Path, affine: np.ndarray) -> None:
+    """One prompt per volume, and the map comes back in the grid of the file with the Dice after each click."""
+    mask = np.zeros((27, 24, 25), dtype=np.uint8)
+    mask[6:20, 5:19, 4:21] = 40
+    preprocessing = chain(
+        Orientationd(["image", "label"], axcodes="RAS", labels=None), kinds=["box-k2"], per="volume", axcodes="RAS"
+    )
+    inferer = PromptedInferer(LABELS, ["box-k2"], output="label_map")
+    data = infer(preprocessing, write(tmp_path, mask, affine), Threshold(), inferer)
+    (record,) = json.loads(data["pred"].meta["click_dice"])
+    assert record["channel"] == 0
+    assert record["dice"][0][0] < 1.0
+    assert record["dice"][0][1:] == [1.0, 1.0]
+    back = Invertd("pred", preprocessing, orig_keys="image", nearest_interp=True)(data)["pred"]
+    np.testing.assert_array_equal(back[0], mask)
+    with pytest.raises(ValueError, match="as a whole: set propagation to None"):
+        PromptedInferer(LABELS, propagation="box")(data["image"][None], Threshold())
+    with pytest.raises(ValueError, match=r"segments volumes \(1, 1, X, Y, Z\)"):
+        PromptedInferer(LABELS)(torch.zeros(1, 1, 8, 8), Threshold())

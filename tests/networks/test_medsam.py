@@ -11,9 +11,11 @@ from skimage import transform
 from torch import Tensor
 from torch.nn import functional
 
+from fairmedfm_monai.networks.checkpoint import load_checked
 from fairmedfm_monai.networks.segmenters import medsam
 from fairmedfm_monai.networks.segmenters.medsam import MedSamSegmenter
 from fairmedfm_monai.networks.segmenters.sam_builder import TINY, build_sam
+from tests.networks import parity
 
 BOXES = np.array([[20.0, 11.0, 61.0, 50.0], [3.0, 4.0, 88.0, 69.0]])
 
@@ -85,3 +87,18 @@ def test_texts_are_refused(segmenter: MedSamSegmenter) -> None:
 
 def test_a_constant_image_gives_finite_masks(segmenter: MedSamSegmenter) -> None:
     assert torch.isfinite(segmenter(torch.full((1, 3, 20, 30), 7.0))).all()
+
+
+@torch.no_grad()
+def test_outputs_are_those_recorded_from_the_official_code() -> None:
+    record = parity.read("medsam")
+    segmenter = MedSamSegmenter("random")
+    shapes = {name: tuple(tensor.shape) for name, tensor in segmenter.state_dict().items()}
+    load_checked(segmenter, parity.seeded_state(shapes, record["weight_seed"]), origin="seeded")
+    image = parity.seeded_input((1, 3, *record["size"]), record["input_seed"]).round()
+    embedding = segmenter.embed(image)
+    boxes = torch.tensor(record["boxes"], dtype=torch.float32).view(1, -1, 2, 2)
+    low_res, _ = segmenter.decode_low_res(embedding, boxes, torch.tensor([2, 3]).expand(boxes.shape[:3]))
+    probability = segmenter.upscale(low_res, embedding).sigmoid()
+    found = {"embedding": embedding.features, "low_res": low_res[0][:, None], "probability": probability[0][:, None]}
+    parity.compare(record, found, tolerance=1e-4)

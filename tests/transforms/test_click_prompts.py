@@ -76,6 +76,8 @@ def test_click_on_a_picture_may_carry_a_third_zero() -> None:
         ({"foreground": [[1, 1, 1]], "label": "liver"}, "label 'liver' is unknown, expected one of kidney, tumour"),
         ({"foreground": "here"}, "'foreground' must be a list of voxel indices"),
         ({"roi": [1, 2, 3]}, "'roi' must be two corners"),
+        ({"roi": [[3, 4, 2], [3, 4, 5]]}, r"clicks on image: the box .* has no size"),
+        ({"roi": [3, 3, 4, 4, 2, 2]}, "has no size; give two opposite corners"),
         ({"foreground": [[1, 1]]}, "points of 3 coordinates each"),
     ],
 )

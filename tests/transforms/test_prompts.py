@@ -9,7 +9,16 @@ from monai.data import MetaTensor
 from monai.transforms import Flip
 from skimage.measure import regionprops
 
-from fairmedfm_monai.transforms.prompts import Prompt, check_prompt, file_affine, label_values, map_prompt
+from fairmedfm_monai.transforms.prompt_checks import check_box, check_prompt
+from fairmedfm_monai.transforms.prompt_masks import decode_mask, encode_mask
+from fairmedfm_monai.transforms.prompts import (
+    Prompt,
+    file_affine,
+    invert_affine,
+    label_values,
+    map_prompt,
+    voxel_spacing,
+)
 
 
 def box(lower: list[float], upper: list[float]) -> Prompt:
@@ -91,6 +100,15 @@ def test_label_values() -> None:
         (Prompt(kind="user", label="organ", coords=[[1, 1]], point_labels=[2]), "a pair 2, 3"),
         (Prompt(kind="user", label="organ", coords=[[1, 12]], point_labels=[1]), r"\[1.0, 12.0\].*outside.*\(20, 10\)"),
         (box([25, 0], [30, 5]), r"box .*outside the image"),
+        (
+            Prompt(kind="mask", label="organ", coords=[], point_labels=[], mask={"shape": [10, 20], "counts": [200]}),
+            r"mask \(10, 20\) and image \(20, 10\) must share one grid",
+        ),
+        (
+            Prompt(kind="user", label="organ", coords=[], point_labels=[], target={"shape": [20, 10], "counts": [200]}),
+            "at least 1",
+        ),
+        (Prompt(kind="text", label="organ", coords=[[1, 40]], point_labels=[1], text="a"), "outside the image"),
     ],
 )
 def test_check_names_what_is_wrong(prompt: Prompt, message: str) -> None:
@@ -110,3 +128,56 @@ def test_a_picture_gets_its_file_affine_before_spatial_transforms_only() -> None
     np.testing.assert_array_equal(file_affine(flipped), np.eye(4))
     with pytest.raises(ValueError, match="right after loading"):
         file_affine(Flip(0)(MetaTensor(torch.zeros(1, 8, 6))))
+
+
+def test_check_allows_prompts_without_points_that_say_it_in_another_way() -> None:
+    bare = {"kind": "user", "label": "organ", "coords": [], "point_labels": []}
+    for more in ({"text": "liver"}, {"mask": {"shape": [20, 10], "counts": [3, 4, 193]}}):
+        check_prompt(Prompt(**bare, **more), where="", labels=["organ"], shape=(20, 10))
+
+
+def test_boxes_without_size() -> None:
+    for lower, upper in (([3, 4], [3, 4]), ([3, 4], [3, 9]), ([1, 2, 3], [1, 2, 3]), ([1, 2, 3], [1, 2, 8])):
+        with pytest.raises(ValueError, match=r"entry 2: the box .* has no size"):
+            check_box(np.array([lower, upper]), where="entry 2")
+    for lower, upper in (([3, 4], [4, 5]), ([1, 2, 3], [1, 5, 8]), ([1, 2, 3], [4, 5, 8])):
+        check_box(np.array([lower, upper]), where="")
+
+
+def test_all_parts_of_a_prompt_move_together() -> None:
+    mask = np.zeros((6, 8), bool)
+    mask[1:4, 2:7] = True
+    flip = np.diag([-1.0, 1.0, 1.0, 1.0])
+    flip[0, 3] = 5
+    prompt = Prompt(
+        kind="box-k2",
+        label="organ",
+        coords=[[2, 3], [1, 2], [3, 6]],
+        point_labels=[0, 2, 3],
+        text="liver",
+        mask=encode_mask(mask),
+        target=encode_mask(mask[:, ::-1]),
+        axis=1,
+    )
+    mapped = map_prompt(prompt, flip, shape=(6, 8))
+    assert mapped["coords"] == [[3, 3], [2, 2], [4, 6]]
+    assert (mapped["text"], mapped["axis"], mapped["point_labels"]) == ("liver", 1, [0, 2, 3])
+    np.testing.assert_array_equal(decode_mask(mapped["mask"]), mask[::-1])
+    np.testing.assert_array_equal(decode_mask(mapped["target"]), mask[::-1, ::-1])
+    assert prompt["coords"] == [[2, 3], [1, 2], [3, 6]], "the original stays"
+    text = Prompt(kind="text", label="organ", coords=[], point_labels=[], text="liver")
+    assert map_prompt(text, flip) == text
+    with pytest.raises(ValueError, match="needs the shape of the new grid"):
+        map_prompt(prompt, flip)
+
+
+def test_spacing_and_its_errors() -> None:
+    oblique = np.array([[-0.8, 0.1, 0.2, 90], [0.1, 0.8, 0.3, -70], [-0.1, -0.2, 2.5, 33], [0, 0, 0, 1]])
+    np.testing.assert_allclose(voxel_spacing(oblique, where=""), [0.66**0.5, 0.69**0.5, 6.38**0.5])
+    parallel = oblique.copy()
+    parallel[:, 1] = parallel[:, 0]
+    for wrong in (np.diag([1.0, 1, 0, 1]), np.diag([1.0, 1e-9, 1, 1]), np.diag([1, np.inf, 1, 1]), parallel):
+        for function in (voxel_spacing, invert_affine):
+            with pytest.raises(ValueError, match=r"scan\.nii: its affine cannot be used \(a voxel spacing of zero"):
+                function(wrong, where="scan.nii")
+    np.testing.assert_allclose(invert_affine(oblique, where="") @ oblique, np.eye(4), atol=1e-12)

@@ -8,6 +8,9 @@ from fairmedfm_monai.catalog import Row
 
 Config = dict[str, Any]
 
+TRAINED = ("linear_probe", "lora", "lora_prompted", "decoder_finetune", "full_finetune")
+"""Usages that train something."""
+
 IMPORTS = [
     "$import os",
     "$import monai",

@@ -22,7 +22,7 @@ from fairmedfm_monai.data.home import home as default_home
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2  # raise it whenever the same parameters would give other bytes
+VERSION = 3  # raise it whenever the same parameters would give other bytes
 MAKERS: dict[str, Callable[..., Path]] = {"xray": make_xray, "ct2d": make_ct2d, "ct3d": make_ct3d}
 SCAN_VARIABLE = "FAIRMEDFM_DEMO_SCAN"
 """Environment variable: ``phantom`` takes the procedural phantom and never asks the network."""

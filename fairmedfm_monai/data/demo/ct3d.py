@@ -54,6 +54,7 @@ def make_ct3d(
     seed: int = 0,
     bias: str = "degrade",
     strength: float | None = None,
+    n_train: int = 8,
     n_val: int = 4,
     n_test: int = 12,
     scan: Scan | None = None,
@@ -69,6 +70,7 @@ def make_ct3d(
         seed: decides every byte.
         bias: ``degrade`` (noise and less contrast for female patients) or ``none``.
         strength: of the rule; 0 is the control.
+        n_train: sub-volumes of the training split.
         n_val: sub-volumes of the validation split.
         n_test: sub-volumes of the test split, without the scan itself.
         scan: where the volumes come from; default :func:`fairmedfm_monai.data.demo.scan.load_scan`.
@@ -82,7 +84,8 @@ def make_ct3d(
     scan = scan or load_scan()
     labels = label_volume(scan)
     sampler = Sampler(scan, labels)
-    patients = draw_patients(seed, sizes={"val": n_val, "test": n_test}, prevalence=0.0, images_per_patient=(1.0,))
+    sizes = {"train": n_train, "val": n_val, "test": n_test}
+    patients = draw_patients(seed, sizes=sizes, prevalence=0.0, images_per_patient=(1.0,))
     with building(output) as folder:
         (folder / "images").mkdir()
         (folder / "masks").mkdir()

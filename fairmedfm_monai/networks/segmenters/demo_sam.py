@@ -55,8 +55,8 @@ def build_demo_sam(*, width: int, depth: int, heads: int, prompt_dim: int, decod
 class DemoSAM(SamCore):
     """Small promptable segmenter for CT slices: boxes, one point, several points.
 
-    A demo, not a medical model. Mask prompts were not trained. Input: (B, 3, H, W), three equal grey channels in
-    0..255, as for every SAM; the long side is resized to 256.
+    A demo, not a medical model. Mask prompts were not trained and are refused. Input: (B, 3, H, W), three equal grey
+    channels in 0..255, as for every SAM; the long side is resized to 256.
 
     Args:
         weights: ``pretrained`` (shipped with the package), a path, ``random`` or ``tiny``.
@@ -66,6 +66,8 @@ class DemoSAM(SamCore):
     Raises:
         ValueError: for another variant.
     """
+
+    accepts = frozenset({"point", "box"})
 
     def __init__(self, weights: str | Path = "pretrained", *, variant: str = "default", seed: int = 0) -> None:
         only_variant(variant)

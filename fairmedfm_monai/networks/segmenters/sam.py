@@ -73,11 +73,9 @@ class SamCore(PromptableSegmenter):
         Raises:
             ValueError: if ``image`` is not (B, 3, H, W).
         """
-        _check_image(image)
+        check_image(image)
         resized = self.preprocess(image)
-        size = self.input_spec.size
-        padding = (0, size - resized.shape[-1], 0, size - resized.shape[-2])
-        features = self.image_encoder(F.pad(resized, padding))
+        features = self.image_encoder(self._pad(resized))
         return ImageEmbedding(features, _size(image), _size(resized))
 
     def preprocess(self, image: Tensor) -> Tensor:
@@ -87,11 +85,22 @@ class SamCore(PromptableSegmenter):
         stacked = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).to(self.pixel_mean)
         return (stacked - self.pixel_mean) / self.pixel_std
 
+    def corner(self, input_size: tuple[int, ...]) -> tuple[int, int]:
+        """Row and column of the model's input where the resized image begins; the rest of the input is zero."""
+        return 0, 0
+
+    def _pad(self, resized: Tensor) -> Tensor:
+        """Put (B, C, h, w) at its place in the square input."""
+        size, (top, left) = self.input_spec.size, self.corner(_size(resized))
+        height, width = _size(resized)
+        return F.pad(resized, (left, size - left - width, top, size - top - height))
+
     def scale_coords(self, coords: Tensor, embedding: ImageEmbedding) -> Tensor:
         """Map x, y of the original image to the model's input frame (SAM's rule: factor new size / old size)."""
+        top, left = self.corner(embedding.input_size)
         (height, width), (new_height, new_width) = embedding.original_size, embedding.input_size
         factor = torch.tensor([new_width / width, new_height / height], dtype=torch.float64)
-        return (coords.detach().cpu().double() * factor).float()
+        return (coords.detach().cpu().double() * factor + torch.tensor([left, top])).float()
 
     def decode_low_res(
         self,
@@ -108,7 +117,7 @@ class SamCore(PromptableSegmenter):
             ValueError: if shapes do not fit, a label is unknown, a box lacks a corner, or texts are given.
         """
         refuse_texts(self, texts)
-        _check_prompts(embedding, coords, labels)
+        check_prompts(embedding, coords, labels)
         coords, labels = self.scale_coords(coords, embedding), labels.detach().cpu().long()
         features = embedding.features
         height, width = self.prompt_encoder.mask_input_size
@@ -126,19 +135,18 @@ class SamCore(PromptableSegmenter):
         """Low-resolution logits (B, P, h, w) to the original image (B, P, H, W), the padding cut away."""
         size = self.input_spec.size
         logits = F.interpolate(low_res.float(), (size, size), mode="bilinear", align_corners=False)
-        logits = logits[..., : embedding.input_size[0], : embedding.input_size[1]]
+        (top, left), (height, width) = self.corner(embedding.input_size), embedding.input_size
+        logits = logits[..., top : top + height, left : left + width]
         return F.interpolate(logits, embedding.original_size, mode="bilinear", align_corners=False)
 
     def mask_input(self, masks: Tensor, embedding: ImageEmbedding) -> Tensor:
         """Binary masks (B, P, H, W) as logits of +-``MASK_LOGIT`` at the size that SAM's mask prompts have.
 
-        The mask is resized like the image (long side first, padding right and below is background) and averaged over
-        each low-resolution pixel.
+        The mask is resized and padded like the image (padding is background) and averaged over each low-resolution
+        pixel.
         """
-        size = self.input_spec.size
         resized = F.interpolate(masks.float(), embedding.input_size, mode="bilinear", antialias=True)
-        padded = F.pad(resized, (0, size - resized.shape[-1], 0, size - resized.shape[-2]))
-        low_res = F.interpolate(padded, self.prompt_encoder.mask_input_size, mode="area")
+        low_res = F.interpolate(self._pad(resized), self.prompt_encoder.mask_input_size, mode="area")
         return (2 * low_res - 1) * MASK_LOGIT
 
     def _predict(
@@ -216,7 +224,8 @@ def _size(image: Tensor) -> tuple[int, int]:
     return int(image.shape[-2]), int(image.shape[-1])
 
 
-def _check_image(image: Tensor) -> None:
+def check_image(image: Tensor) -> None:
+    """ValueError unless ``image`` is (B, 3, H, W)."""
     if image.ndim != 4 or image.shape[1] != 3:
         msg = (
             f"`image` must be (B, 3, H, W) with intensities 0..255, but has shape {tuple(image.shape)}; "
@@ -225,7 +234,8 @@ def _check_image(image: Tensor) -> None:
         raise ValueError(msg)
 
 
-def _check_prompts(embedding: ImageEmbedding, coords: Tensor, labels: Tensor) -> None:
+def check_prompts(embedding: ImageEmbedding, coords: Tensor, labels: Tensor) -> None:
+    """ValueError for shapes that do not fit, an unknown label, or a box that lacks a corner."""
     batch = embedding.features.shape[0]
     if labels.ndim != 3 or coords.shape != (*labels.shape, 2) or len(labels) != batch:
         msg = (

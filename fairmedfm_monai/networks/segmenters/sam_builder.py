@@ -62,22 +62,59 @@ def build_sam(
         mean: per channel, of inputs in 0..255.
         std: per channel, of inputs in 0..255.
     """
+    encoder = ImageEncoderViT(
+        img_size=image_size,
+        patch_size=patch_size,
+        embed_dim=width,
+        depth=depth,
+        num_heads=heads,
+        mlp_ratio=4,
+        out_chans=prompt_dim,
+        qkv_bias=True,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        use_rel_pos=relative_positions,
+        window_size=window_size,
+        global_attn_indexes=tuple(global_blocks),
+    )
+    return assemble_sam(
+        encoder,
+        patch_size=patch_size,
+        prompt_dim=prompt_dim,
+        decoder_mlp=decoder_mlp,
+        iou_width=iou_width,
+        extra_masks=extra_masks,
+        mean=mean,
+        std=std,
+    )
+
+
+def assemble_sam(
+    encoder: nn.Module,
+    *,
+    patch_size: int = 16,
+    prompt_dim: int = 256,
+    decoder_mlp: int = 2048,
+    iou_width: int = 256,
+    extra_masks: int = 3,
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
+) -> Sam:
+    """SAM's prompt encoder and decoder behind any image encoder.
+
+    Args:
+        encoder: (B, 3, S, S) to (B, ``prompt_dim``, S / ``patch_size``, S / ``patch_size``), with S its ``img_size``.
+        patch_size: edge of a cell of the image embedding in pixels.
+        prompt_dim: see :func:`build_sam`, as for the rest.
+        decoder_mlp: hidden width of the decoder's MLPs.
+        iou_width: hidden width of the head that predicts the IoU.
+        extra_masks: alternative masks for one ambiguous point.
+        mean: per channel, of inputs in 0..255.
+        std: per channel, of inputs in 0..255.
+    """
+    image_size = int(encoder.img_size)  # type: ignore[arg-type]
     grid = image_size // patch_size
     return Sam(
-        image_encoder=ImageEncoderViT(
-            img_size=image_size,
-            patch_size=patch_size,
-            embed_dim=width,
-            depth=depth,
-            num_heads=heads,
-            mlp_ratio=4,
-            out_chans=prompt_dim,
-            qkv_bias=True,
-            norm_layer=partial(nn.LayerNorm, eps=1e-6),
-            use_rel_pos=relative_positions,
-            window_size=window_size,
-            global_attn_indexes=tuple(global_blocks),
-        ),
+        image_encoder=encoder,
         prompt_encoder=PromptEncoder(
             embed_dim=prompt_dim,
             image_embedding_size=(grid, grid),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from fairmedfm_monai.networks.segmenters.base import PromptableSegmenter
@@ -46,3 +47,15 @@ class VolumeSegmenter(PromptableSegmenter):
     def prepare(self, volume: Tensor) -> Tensor:
         """What the model does once to the intensities of a whole volume (1, X, Y, Z), before windows are cut."""
         return volume
+
+    def forward(self, image: Tensor, prompts: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Mask logits (B, P, *window) of ``image`` (B, 1, *window).
+
+        Args:
+            image: as for ``embed``.
+            prompts: (coords, labels) as for ``decode``; None = a point in the middle (P = 1).
+        """
+        if prompts is None:
+            middle = torch.tensor(self.volume_spec.window, dtype=torch.float32, device=image.device) // 2
+            prompts = middle.expand(len(image), 1, 1, 3), middle.new_ones(len(image), 1, 1).long()
+        return super().forward(image, prompts)

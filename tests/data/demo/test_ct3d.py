@@ -28,7 +28,7 @@ def test_the_folder_loads_without_a_warning(volumes: Path) -> None:
         warnings.simplefilter("error")
         info = load_dataset(volumes)
     assert (info.name, info.spatial_dims, info.labels) == ("demo-ct3d", 3, LABELS)
-    assert len(info.table) == 9
+    assert len(info.table) == 17
     scan = info.table.set_index("case_id").loc["scan-0"]
     assert [scan["sex"], scan["age"], scan["race"]] == ["unknown"] * 3
     assert "agree pairwise with Dice" in (info.notice or "")
@@ -85,5 +85,5 @@ def test_every_large_organ_is_shown_in_the_default_set(tmp_path: Path, phantom: 
     masks = sorted((folder / "masks").glob("p*.nii.gz"))
     for mask in masks:
         shown += np.bincount(np.asarray(nib.load(mask).dataobj).ravel(), minlength=len(shown)) >= 20
-    assert len(masks) == 16
+    assert len(masks) == 24
     assert shown[1 : len(ORGAN_GROUPS) + 1].min() >= 2
