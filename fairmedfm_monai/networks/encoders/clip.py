@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import re
-import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
-
-from fairmedfm_monai.networks.checkpoint import WeightsError, load_checked, read_checkpoint
-from fairmedfm_monai.networks.encoders.base import VisionLanguageEncoder
+from fairmedfm_monai.networks.checkpoint import WeightsError, read_checkpoint
+from fairmedfm_monai.networks.encoders.clip_towers import (
+    QUICK,
+    SETTINGS,
+    CLIPTowers,
+    build_towers,
+    geometry_config,
+    rename_clip,
+    shrink,
+)
 from fairmedfm_monai.networks.jit_archive import is_jit_archive
 from fairmedfm_monai.networks.spec import InputSpec
-from fairmedfm_monai.networks.weights import State, WeightSource, resolve_weights, seeded, weights_kind
+from fairmedfm_monai.networks.weights import State, WeightSource, resolve_weights, weights_kind
 
 import open_clip  # isort: skip - after weights, which switches the hub's telemetry off
-from open_clip.model import CustomTextCLIP, convert_to_custom_text_state_dict  # isort: skip
 from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model  # isort: skip
 
-QUICK = "-quickgelu"
-# Tensors of OpenAI's archives that are settings, not weights.
-_SETTINGS = ("input_resolution", "context_length", "vocab_size", "attn_mask")
 
-
-class CLIPEncoder(VisionLanguageEncoder):
+class CLIPEncoder(CLIPTowers):
     """CLIP's two towers.
 
     ``features`` is the projected image embedding as it is (what FairMedFM's linear probe reads), ``zero_shot`` the same
@@ -64,61 +60,18 @@ class CLIPEncoder(VisionLanguageEncoder):
         spec = clip_input_spec(name, tag=tag)
         if weights_kind(weights) == "tiny":
             config = shrink(config)
-        super().__init__(feature_dim=config["embed_dim"], input_spec=spec)
-        with seeded(seed):
-            model = CustomTextCLIP(**config)
-        if state is not None:
-            load_checked(model, state, origin=str(weights))
-        self.visual = model.visual
-        self.text = model.text
-        self.logit_scale = model.logit_scale
-        self.context_length = int(config["text_cfg"].get("context_length", 77))
-        self.eval()
+        super().__init__(
+            build_towers(config, seed=seed),
+            feature_dim=config["embed_dim"],
+            input_spec=spec,
+            state=state,
+            origin=weights,
+        )
 
     @staticmethod
     def source(variant: str) -> WeightSource:
         """Where the ``pretrained`` weights of a variant come from."""
         return clip_source(canonical_name(variant))
-
-    def encode_image(self, image: Tensor) -> dict[str, Tensor]:
-        """Encode (B, 3, S, S) normalised images to ``features`` (B, D) and ``zero_shot`` (B, D)."""
-        if not torch.jit.is_scripting():
-            self.check_image(image)
-        features = self.visual(image)
-        return {"features": features, "zero_shot": F.normalize(features, dim=-1)}
-
-    @torch.jit.unused
-    def encode_text(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Encode N prompts to ``zero_shot`` (N, D). Prompts that are cut are counted in a warning.
-
-        Raises:
-            RuntimeError: after :meth:`release_text`.
-        """
-        if self.text is None:
-            msg = "the text tower was released; build the encoder again to encode other prompts"
-            raise RuntimeError(msg)
-        tokenizer = _tokenizer(self.context_length)
-        lengths = [len(tokenizer.encode(text)) + 2 for text in texts]
-        cut = [text for text, length in zip(texts, lengths, strict=True) if length > self.context_length]
-        if cut:
-            warnings.warn(
-                f"{len(cut)} of {len(lengths)} prompts are longer than CLIP's {self.context_length} tokens and were "
-                f"cut (longest: {max(lengths)}); the first begins {cut[0][:60]!r}",
-                stacklevel=2,
-            )
-        embedding = self.text(tokenizer(list(texts)).to(self.logit_scale.device))
-        return {"zero_shot": F.normalize(embedding, dim=-1)}
-
-    @torch.jit.unused
-    def logit_terms(self) -> tuple[Tensor, Tensor]:
-        """Learnt scale of the weights, and no bias."""
-        scale = self.logit_scale.detach().exp()
-        return scale, torch.zeros_like(scale)
-
-    @torch.jit.unused
-    def release_text(self) -> None:
-        """Drop the text tower: a third of the size of model.pt, and TorchScript needs it gone."""
-        self.text = None
 
 
 @functools.cache
@@ -150,8 +103,7 @@ def canonical_name(variant: str) -> str:
 
 def model_config(name: str) -> dict[str, Any]:
     """open_clip's configuration of ``name``, as arguments of ``CustomTextCLIP``."""
-    config = copy.deepcopy(open_clip.get_model_config(name))
-    return {key: value for key, value in config.items() if key != "custom_text"}
+    return geometry_config(name)
 
 
 def clip_input_spec(variant: str, *, tag: str = "") -> InputSpec:
@@ -161,23 +113,6 @@ def clip_input_spec(variant: str, *, tag: str = "") -> InputSpec:
     statistics = known or {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
     size = model_config(name)["vision_cfg"]["image_size"]
     return InputSpec(size=size, mean=statistics["mean"], std=statistics["std"])
-
-
-def shrink(config: dict[str, Any]) -> dict[str, Any]:
-    """The same kind of network with the same input, but narrow, shallow and with few tokens."""
-    vision, text = dict(config["vision_cfg"]), dict(config["text_cfg"])
-    if isinstance(vision["layers"], list):
-        vision |= {"layers": [1, 1, 1, 1], "width": 16}
-    else:
-        vision |= {
-            "layers": 2,
-            "width": 64,
-            "head_width": 32,
-            "patch_size": vision["image_size"] // 4,
-            "mlp_ratio": 2.0,
-        }
-    text |= {"width": 64, "heads": 2, "layers": 1}
-    return {**config, "embed_dim": 64, "vision_cfg": vision, "text_cfg": text}
 
 
 def default_tag(name: str) -> str | None:
@@ -242,22 +177,10 @@ def read_clip(name: str, weights: str | Path, tag: str = "") -> State | None:
     if path is None:
         return None
     state = read_checkpoint(path)
-    if (is_jit_archive(path) or _SETTINGS[0] in state) and not name.endswith(QUICK):
+    if (is_jit_archive(path) or SETTINGS[0] in state) and not name.endswith(QUICK):
         msg = (
             f"{path} holds OpenAI's weights, trained with QuickGELU; {name} has GELU and would give wrong features: "
             f"set `variant` to {name + QUICK}"
         )
         raise WeightsError(msg)
     return rename_clip(state)
-
-
-def rename_clip(state: State) -> State:
-    """OpenAI's and open_clip's names to :class:`CLIPEncoder`'s (text tower under ``text.``), without settings."""
-    weights = {name: tensor for name, tensor in state.items() if name.rsplit(".", 1)[-1] not in _SETTINGS}
-    return convert_to_custom_text_state_dict(weights)
-
-
-@functools.cache
-def _tokenizer(context_length: int) -> open_clip.SimpleTokenizer:
-    """CLIP's byte-pair tokenizer; outside the module, so that networks stay cheap to copy."""
-    return open_clip.SimpleTokenizer(context_length=context_length)
