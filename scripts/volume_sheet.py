@@ -86,7 +86,7 @@ def main() -> None:
     scan = load_scan()
     labels = {name: scan.organ_names[name] for name in ORGANS if name in scan.organ_names}
     network = DemoSAM()
-    figure, grid = plt.subplots(len(labels), len(WAYS), figsize=(3.1 * len(WAYS), 3.2 * len(labels)), squeeze=False)
+    figure, grid = plt.subplots(len(labels), len(WAYS), figsize=(3.1 * len(WAYS), 3.4 * len(labels)), squeeze=False)
     for column, (title, kind, per, propagation) in enumerate(WAYS):
         case = case_of(scan, labels, kind, per)
         masks = segment(network, case, labels, kind, propagation)
@@ -96,14 +96,14 @@ def main() -> None:
             dice = segmentation_record(masks[row] > 0, truth, scan.spacing)["dice"]
             box = boxes_dice(truth, -1)
             index = int(np.median(np.flatnonzero(truth.any(axis=(0, 1)))))
-            text = f"{title}\n{name.replace('_', ' ')}: Dice {dice:.2f} (filled box {box:.2f})"
+            text = f"{title}\n{name.replace('_', ' ')}\nDice {dice:.2f}, filled box {box:.2f}"
             draw(grid[row, column], case, truth, masks[row], index, text)
             print(f"{title:40} {name:24} Dice {dice:.3f}  filled box {box:.3f}")
     figure.suptitle(
         f"demo_sam (a demo, not a medical model) on {scan.name}; its training slices are from this scan", y=1.0
     )
     figure.tight_layout()
-    figure.savefig(output, dpi=90)
+    figure.savefig(output, dpi=72)
     print(f"wrote {output}")
 
 

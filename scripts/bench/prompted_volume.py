@@ -36,8 +36,9 @@ from fairmedfm_monai.networks.segmenters.sam import SamSegmenter
 from fairmedfm_monai.transforms import PromptsToMetad, SimulatePromptsd
 
 KINDS = ("box", "center", "point", "points")
+WEIGHTS = {"demo_sam": "shipped", "sam": "random"}
 NETWORKS: dict[str, Callable[[], PromptableSegmenter]] = {
-    "demo_sam": lambda: DemoSAM("random"),
+    "demo_sam": lambda: DemoSAM(),
     "sam": lambda: SamSegmenter("vit_b", "random"),
 }
 
@@ -129,7 +130,7 @@ def main() -> None:
     metrics = time.perf_counter() - start
     decoder = shares["decode_low_res"] + shares["upscale"]
     print(
-        f"{options.fm}, random weights: {options.slices} slices of {options.size}^2, {options.labels} labels x "
+        f"{options.fm}, {WEIGHTS[options.fm]} weights: {options.slices} slices of {options.size}^2, {options.labels} labels x "
         f"{len(KINDS)} kinds = {len(prompts)} prompts"
     )
     print(f"  one pass          {one_pass:8.2f} s   {options.slices / one_pass:8.2f} slices/s")
