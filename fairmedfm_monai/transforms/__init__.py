@@ -16,6 +16,7 @@ __getattr__, __dir__ = lazy_exports(
         "MasksToLabelMapd": ".label_map",
         "MatchChannelsd": ".channels",
         "ModalityIntensityd": ".modality",
+        "PILResized": ".pil_resize",
         "PromptsToMetad": ".prompts_to_meta",
         "SamplePromptsd": ".sample_prompts",
         "SampleSized": ".sample_size",

@@ -17,7 +17,7 @@ INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resamp
 
 
 class PILResized(MapTransform):
-    """Resize images with PIL, to the same pixels as torchvision's ``Resize`` gives for a PIL image.
+    """Resize and crop images with PIL, to the pixels of torchvision's ``Resize`` and ``CenterCrop`` on a PIL image.
 
     Weights were trained on images that PIL resized in 8 bit, with an antialiased filter of its own; other resizers
     differ by a few grey levels, which moves published numbers. Volumes (C, H, W, D) are resized slice by slice.
@@ -28,13 +28,20 @@ class PILResized(MapTransform):
         mode: ``shortest``: the short side becomes `size`, the long one keeps the aspect (rounded down, as torchvision
             does); ``longest``: the long side becomes `size`; ``squash``: both.
         interpolation: ``bilinear`` or ``bicubic``.
+        crop: edge of the square cut from the middle afterwards; what is smaller is padded with 0. None = no cut.
 
     Raises:
         ValueError: an unknown mode or interpolation, a size below 1, or an image that has neither 1 nor 3 channels.
     """
 
     def __init__(
-        self, keys: KeysCollection, *, size: int, mode: str = "shortest", interpolation: str = "bicubic"
+        self,
+        keys: KeysCollection,
+        *,
+        size: int,
+        mode: str = "shortest",
+        interpolation: str = "bicubic",
+        crop: int | None = None,
     ) -> None:
         super().__init__(keys)
         if mode not in MODES or interpolation not in INTERPOLATIONS or size < 1:
@@ -43,7 +50,7 @@ class PILResized(MapTransform):
                 f"{', '.join(INTERPOLATIONS)}, but got {size}, {mode!r} and {interpolation!r}"
             )
             raise ValueError(msg)
-        self.size, self.mode, self.filter = int(size), mode, INTERPOLATIONS[interpolation]
+        self.size, self.mode, self.filter, self.crop = int(size), mode, INTERPOLATIONS[interpolation], crop
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Resize the images of every key in a copy of `data`."""
@@ -69,6 +76,8 @@ class PILResized(MapTransform):
         picture = Image.fromarray(array[0] if len(array) == 1 else np.ascontiguousarray(array.transpose(1, 2, 0)))
         resized = np.asarray(picture.resize(self._target(width, height), self.filter), dtype=np.float32) / 255
         channels = resized[None] if resized.ndim == 2 else resized.transpose(2, 0, 1)
+        if self.crop is not None:
+            channels = _centre(channels, self.crop)
         return np.ascontiguousarray(channels, dtype=np.float32)
 
     def _target(self, width: int, height: int) -> tuple[int, int]:
@@ -77,3 +86,11 @@ class PILResized(MapTransform):
         edge = min(width, height) if self.mode == "shortest" else max(width, height)
         # The edge itself becomes exact; the other is truncated, never below one pixel.
         return max(int(self.size * width / edge), 1), max(int(self.size * height / edge), 1)
+
+
+def _centre(image: NDArray[np.float32], edge: int) -> NDArray[np.float32]:
+    """The middle (C, edge, edge) of (C, H, W), padded with 0 where it is smaller; halves round as in torchvision."""
+    missing = [max(edge - size, 0) for size in image.shape[1:]]
+    image = np.pad(image, ((0, 0), *((gap // 2, gap - gap // 2) for gap in missing)))
+    top, left = (round((size - edge) / 2) for size in image.shape[1:])
+    return image[:, top : top + edge, left : left + edge]

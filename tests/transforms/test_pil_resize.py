@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.transforms import Compose, InterpolationMode, Resize, ToTensor
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize, ToTensor
 
 from fairmedfm_monai.transforms.pil_resize import PILResized
 
@@ -26,6 +26,15 @@ def test_pixels_are_those_of_torchvision(channels: int, shape: tuple[int, int], 
     squashed = Compose([Resize((64, 64), FILTERS[interpolation]), ToTensor()])(picture)
     transform = PILResized("image", size=64, mode="squash", interpolation=interpolation)
     assert torch.equal(transform({"image": image})["image"], squashed)
+
+
+@pytest.mark.parametrize("shape", [(300, 401), (97, 65), (71, 64), (64, 71), (64, 64), (9, 700)])
+@pytest.mark.parametrize("crop", [56, 57, 64, 80])
+def test_the_middle_is_that_of_torchvision(shape: tuple[int, int], crop: int) -> None:
+    array = np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    expected = Compose([Resize(64, FILTERS["bicubic"]), CenterCrop(crop), ToTensor()])(Image.fromarray(array))
+    image = torch.from_numpy(array).permute(2, 0, 1) / 255
+    assert torch.equal(PILResized("image", size=64, crop=crop)({"image": image})["image"], expected)
 
 
 def test_the_long_side_fills_the_size() -> None:
