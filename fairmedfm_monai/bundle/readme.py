@@ -23,7 +23,7 @@ def _overview(row: Row, usage: str) -> str:
     return (
         f"# {row.title}: {usage_title(row, usage)}\n\n## Model Overview\n\n{row.description}\n\n{row.intended_use}\n\n"
         f"Evaluation tells for each patient subgroup how well the model works, with intervals that count patients, and "
-        f"whether the difference is more than chance. {licences} Proof of the loading code ({row.proof_level}): {row.proof}."
+        f"whether the difference is more than chance. {licences} Proof ({row.proof_level}): {row.proof}."
     )
 
 

@@ -38,7 +38,7 @@ from fairmedfm_monai.transforms import PromptsToMetad, SimulatePromptsd
 KINDS = ("box", "center", "point", "points")
 WEIGHTS = {"demo_sam": "shipped", "sam": "random"}
 NETWORKS: dict[str, Callable[[], PromptableSegmenter]] = {
-    "demo_sam": lambda: DemoSAM(),
+    "demo_sam": DemoSAM,
     "sam": lambda: SamSegmenter("vit_b", "random"),
 }
 
@@ -130,8 +130,8 @@ def main() -> None:
     metrics = time.perf_counter() - start
     decoder = shares["decode_low_res"] + shares["upscale"]
     print(
-        f"{options.fm}, {WEIGHTS[options.fm]} weights: {options.slices} slices of {options.size}^2, {options.labels} labels x "
-        f"{len(KINDS)} kinds = {len(prompts)} prompts"
+        f"{options.fm}, {WEIGHTS[options.fm]} weights: {options.slices} slices of {options.size}^2, "
+        f"{options.labels} labels x {len(KINDS)} kinds = {len(prompts)} prompts"
     )
     print(f"  one pass          {one_pass:8.2f} s   {options.slices / one_pass:8.2f} slices/s")
     print(f"  encode per prompt {loop:8.2f} s   {options.slices / loop:8.2f} slices/s")
