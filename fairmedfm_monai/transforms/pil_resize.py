@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 MODES = ("shortest", "longest", "squash")
-INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+INTERPOLATIONS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "box": Image.Resampling.BOX,  # area averaging
+}
+PADS = ("centre", "end")
 
 
 class PILResized(MapTransform):
@@ -27,8 +32,9 @@ class PILResized(MapTransform):
         size: edge in pixels.
         mode: ``shortest``: the short side becomes `size`, the long one keeps the aspect (rounded down, as torchvision
             does); ``longest``: the long side becomes `size`; ``squash``: both.
-        interpolation: ``bilinear`` or ``bicubic``.
+        interpolation: ``bilinear``, ``bicubic`` or ``box`` (area averaging).
         crop: edge of the square cut from the middle afterwards; what is smaller is padded with 0. None = no cut.
+        pad: where padding goes: ``centre``: to all sides alike, ``end``: right and below.
 
     Raises:
         ValueError: an unknown mode or interpolation, a size below 1, or an image that has neither 1 nor 3 channels.
@@ -42,15 +48,18 @@ class PILResized(MapTransform):
         mode: str = "shortest",
         interpolation: str = "bicubic",
         crop: int | None = None,
+        pad: str = "centre",
     ) -> None:
         super().__init__(keys)
-        if mode not in MODES or interpolation not in INTERPOLATIONS or size < 1:
+        if mode not in MODES or interpolation not in INTERPOLATIONS or pad not in PADS or size < 1:
             msg = (
-                f"`size` must be at least 1, `mode` one of {', '.join(MODES)} and `interpolation` one of "
-                f"{', '.join(INTERPOLATIONS)}, but got {size}, {mode!r} and {interpolation!r}"
+                f"`size` must be at least 1, `mode` one of {', '.join(MODES)}, `interpolation` one of "
+                f"{', '.join(INTERPOLATIONS)} and `pad` one of {', '.join(PADS)}, but got {size}, {mode!r}, "
+                f"{interpolation!r} and {pad!r}"
             )
             raise ValueError(msg)
         self.size, self.mode, self.filter, self.crop = int(size), mode, INTERPOLATIONS[interpolation], crop
+        self.pad = pad
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Resize the images of every key in a copy of `data`."""
@@ -74,10 +83,12 @@ class PILResized(MapTransform):
         """One picture (C, H, W) of 8 bit, resized, in [0, 1]."""
         height, width = array.shape[1:]
         picture = Image.fromarray(array[0] if len(array) == 1 else np.ascontiguousarray(array.transpose(1, 2, 0)))
-        resized = np.asarray(picture.resize(self._target(width, height), self.filter), dtype=np.float32) / 255
+        resized: NDArray[np.float32] = np.asarray(
+            picture.resize(self._target(width, height), self.filter), dtype=np.float32
+        ) / np.float32(255)
         channels = resized[None] if resized.ndim == 2 else resized.transpose(2, 0, 1)
         if self.crop is not None:
-            channels = _centre(channels, self.crop)
+            channels = _centre(channels, self.crop, at_end=self.pad == "end")
         return np.ascontiguousarray(channels, dtype=np.float32)
 
     def _target(self, width: int, height: int) -> tuple[int, int]:
@@ -88,9 +99,9 @@ class PILResized(MapTransform):
         return max(int(self.size * width / edge), 1), max(int(self.size * height / edge), 1)
 
 
-def _centre(image: NDArray[np.float32], edge: int) -> NDArray[np.float32]:
+def _centre(image: NDArray[np.float32], edge: int, *, at_end: bool) -> NDArray[np.float32]:
     """The middle (C, edge, edge) of (C, H, W), padded with 0 where it is smaller; halves round as in torchvision."""
     missing = [max(edge - size, 0) for size in image.shape[1:]]
-    image = np.pad(image, ((0, 0), *((gap // 2, gap - gap // 2) for gap in missing)))
+    image = np.pad(image, ((0, 0), *((0, gap) if at_end else (gap // 2, gap - gap // 2) for gap in missing)))
     top, left = (round((size - edge) / 2) for size in image.shape[1:])
     return image[:, top : top + edge, left : left + edge]

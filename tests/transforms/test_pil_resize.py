@@ -42,6 +42,22 @@ def test_the_long_side_fills_the_size() -> None:
     assert PILResized("image", size=100, mode="longest")({"image": image})["image"].shape == (3, 24, 100)
 
 
+def test_padding_goes_to_the_middle_or_to_the_end() -> None:
+    image = torch.ones(1, 10, 20)
+    centre = PILResized("image", size=20, mode="longest", crop=20)({"image": image})["image"]
+    end = PILResized("image", size=20, mode="longest", crop=20, pad="end")({"image": image})["image"]
+    assert centre[0, :, 0].tolist() == [0.0] * 5 + [1.0] * 10 + [0.0] * 5
+    assert end[0, :, 0].tolist() == [1.0] * 10 + [0.0] * 10
+
+
+def test_box_averages_areas() -> None:
+    array = np.random.default_rng(2).integers(0, 256, (40, 60), dtype=np.uint8)
+    image = torch.from_numpy(array)[None] / 255
+    found = PILResized("image", size=10, interpolation="box")({"image": image})["image"][0] * 255
+    expected = array.reshape(10, 4, 15, 4).mean(axis=(1, 3))
+    np.testing.assert_allclose(found, expected, atol=1.0)  # PIL rounds to 8 bit after each of both axes
+
+
 def test_volumes_go_slice_by_slice() -> None:
     volume = torch.rand(1, 40, 60, 3)
     transform = PILResized("image", size=20)
