@@ -38,6 +38,7 @@ class ModelInfo:
         attributes: attribute -> groups seen in training.
         dataset: name of the training dataset, empty if untrained.
         seed: seed of the training.
+        settings: what else the network is built from, e.g. whether the card is multi-label.
         trained: False when this describes a model that nobody trained.
         versions: package -> version.
     """
@@ -50,6 +51,7 @@ class ModelInfo:
     attributes: dict[str, list[str]] = field(default_factory=dict)
     dataset: str = ""
     seed: int | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
     trained: bool = True
     versions: dict[str, str] = field(default_factory=dict)
 

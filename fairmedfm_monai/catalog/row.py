@@ -28,9 +28,10 @@ class Row:
         network: dotted path of its class, called with ``variant`` and ``weights``.
         variants: variant name -> fields of ``input_spec`` that differ from the row's (often none).
         default_variant: the variant a bundle uses unless told otherwise.
-        input_spec: ``size`` in pixels, ``channels``, ``mean`` and ``std`` per channel, of inputs in [0, 1]. Of models
-            that see volumes also ``window`` (voxels along the three axes), ``axcodes``, ``spacing`` (mm; null = the
-            image's own) and ``zoom``.
+        input_spec: ``size`` in pixels, ``channels``, ``mean`` and ``std`` per channel, of inputs in [0, 1]. Encoders of
+            pictures also have ``resize``: ``mode`` (shortest, longest, squash), ``scale`` (edge before the crop /
+            size), ``interpolation``, ``pad``; models that see volumes ``window`` (voxels along the three axes),
+            ``axcodes``, ``spacing`` (mm; null = the image's own) and ``zoom``.
         prompts: prompt kinds it was trained for (segmentation).
         lora_targets: module names that LoRA adapts.
         weights: source, expected file names and hashes per variant.
@@ -133,6 +134,8 @@ def find_row(name: str) -> Row:
 def input_spec(fm: str, variant: str | None = None) -> dict[str, Any]:
     """What an FM expects: ``size`` (pixels), ``channels``, and ``mean`` and ``std`` per channel of inputs in [0, 1].
 
+    ``resize`` (models of pictures) also holds ``edge``, the pixels to resize to before the middle is cut out.
+
     A plain dictionary, so that a configuration can name its entries without building a network.
 
     Raises:
@@ -144,4 +147,8 @@ def input_spec(fm: str, variant: str | None = None) -> dict[str, Any]:
         near = difflib.get_close_matches(chosen, row.variants, n=3) or list(row.variants)
         msg = f"`variant` must be one of {fm!r} in the catalog, but got {chosen!r}. Did you mean {', '.join(near)}?"
         raise ValueError(msg)
-    return {**row.input_spec, **row.variants[chosen]}
+    spec = {**row.input_spec, **row.variants[chosen]}
+    if "resize" in spec:
+        resize = {"pad": "centre", **spec["resize"]}
+        spec["resize"] = {**resize, "edge": round(spec["size"] * resize["scale"])}
+    return spec

@@ -176,3 +176,46 @@ def demo(
 
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     run_demo(Path(output), n_bootstrap=n_bootstrap, bias=bias, strength=strength)
+
+
+def attributes(
+    dataset_dir: str,
+    fm: str,
+    attributes: Any = None,
+    variant: str | None = None,
+    weights: str = "pretrained",
+    output: str = "attributes",
+    device: str | None = None,
+    num_workers: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """How well each patient attribute can be read from the frozen features of an FM (probe AUC with interval).
+
+    Args:
+        dataset_dir: dataset folder with splits train and test (val chooses the penalty), or a built-in name.
+        fm: name in the catalog.
+        attributes: names, comma-separated; by default all of the card.
+        variant: of the FM, by default the catalog's.
+        weights: pretrained, a path, random or tiny.
+        output: folder for attributes.csv and run.json; a finished one is never overwritten.
+        device: by default the GPU where there is one.
+        num_workers: processes that read images.
+        overwrite: write into `output` even when it holds a run.
+    """
+    from fairmedfm_monai.catalog import find_row
+    from fairmedfm_monai.cli.attributes import TABLE_FILE, attribute_table, shown, write_attributes
+    from fairmedfm_monai.handlers.output import free_output_dir
+
+    table, run = attribute_table(
+        find_row(fm),
+        dataset_dir,
+        variant=variant,
+        weights=weights,
+        attributes=_names(attributes),
+        device=device,
+        num_workers=num_workers,
+    )
+    print("\n".join(shown(table, run)))
+    folder = Path(free_output_dir(output, overwrite, markers=(TABLE_FILE,)))
+    for path in write_attributes(table, run, folder):
+        print(f"wrote {path}")

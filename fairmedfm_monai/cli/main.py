@@ -23,6 +23,7 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "validate": commands.validate,
     "weights": commands.weights,
     "evaluate": commands.evaluate,
+    "attributes": commands.attributes,
     "demo": commands.demo,
 }
 

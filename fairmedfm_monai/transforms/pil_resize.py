@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from numpy.typing import NDArray
 from PIL import Image
@@ -65,7 +66,9 @@ class PILResized(MapTransform):
         """Resize the images of every key in a copy of `data`."""
         result = dict(data)
         for key in self.key_iterator(result):
-            result[key] = self._resize(torch.as_tensor(result[key]))
+            image = torch.as_tensor(result[key])
+            resized = self._resize(image)
+            result[key] = MetaTensor(resized).copy_meta_from(image) if isinstance(image, MetaTensor) else resized
         return result
 
     def _resize(self, image: torch.Tensor) -> torch.Tensor:

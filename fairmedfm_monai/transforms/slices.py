@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from monai.config import KeysCollection
-from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 VOLUME_NDIM = 4  # (C, X, Y, Z)
@@ -46,33 +44,3 @@ class TakeSlicesd(MapTransform):
                 start, stop = (0.0, depth - 1.0) if self.number > 1 else ((depth - 1) / 2, (depth - 1) / 2)
                 result[key] = image[..., np.rint(np.linspace(start, stop, self.number)).astype(np.int64)]
         return result
-
-
-class InPlaned(MapTransform):
-    """Apply a transform of pictures to every slice of a volume at once; to pictures as it is.
-
-    The slices of a volume (C, X, Y, Z) take the place of channels meanwhile. Meta data stay those of the input.
-
-    Args:
-        keys: volumes (C, X, Y, Z), or pictures (C, X, Y).
-        transform: of arrays (channels, X, Y), the same for every channel, such as MONAI's ``Resize``.
-    """
-
-    def __init__(self, keys: KeysCollection, *, transform: Callable[[Any], Any]) -> None:
-        super().__init__(keys)
-        self.transform = transform
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Transform the slices of every key in a copy of `data`."""
-        result = dict(data)
-        for key in self.key_iterator(result):
-            image = result[key]
-            result[key] = self._slices(image) if image.ndim == VOLUME_NDIM else self.transform(image)
-        return result
-
-    def _slices(self, image: Any) -> Any:
-        plain = torch.as_tensor(image).as_subclass(torch.Tensor)
-        channels, depth = plain.shape[0], plain.shape[-1]
-        folded = torch.as_tensor(self.transform(plain.permute(0, 3, 1, 2).flatten(0, 1)))
-        moved = folded.as_subclass(torch.Tensor).unflatten(0, (channels, depth)).permute(0, 2, 3, 1)
-        return MetaTensor(moved, meta=image.meta) if isinstance(image, MetaTensor) else moved

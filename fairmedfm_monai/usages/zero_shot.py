@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fairmedfm_monai.networks.encoders.base import VisionLanguageEncoder
+from fairmedfm_monai.networks.encoders.base import ImageEncoder, VisionLanguageEncoder
 from fairmedfm_monai.networks.weights import strict_keys
+from fairmedfm_monai.usages.classifier import Classifier
 
 
 class ZeroShotHead(nn.Module):
     """Logits = scale * <image embedding, class embedding> + bias.
 
     Args:
-        class_embeddings: (C, E), unit length.
+        class_embeddings: (C, E), unit length (or the difference of two such).
         scale: factor of the cosine.
         bias: added to every logit.
     """
@@ -36,11 +37,11 @@ class ZeroShotHead(nn.Module):
         strict_keys(self)
 
     def forward(self, embedding: Tensor) -> Tensor:
-        """Logits (B, C) of unit-length image embeddings (B, E)."""
+        """Logits (..., C) of unit-length image embeddings (..., E)."""
         return self.scale * embedding @ self.class_embeddings.T + self.bias
 
 
-class ZeroShotClassifier(nn.Module):
+class ZeroShotClassifier(Classifier):
     """A vision-language model and the text embeddings of the classes.
 
     Each prompt is embedded and normalised, the prompts of a class are averaged and the mean normalised again (prompt
@@ -49,28 +50,60 @@ class ZeroShotClassifier(nn.Module):
     Args:
         encoder: its text tower, if it can be, is released once the classes are embedded.
         classes: class name -> prompts, in the order of the logits.
+        background: prompts that every class is told apart from, for independent labels: the sigmoid of a logit is then
+            the softmax over class and background (see :func:`text_terms`).
+        pooling: how slices of volumes are pooled, ``max`` or ``mean``; None = pictures only.
+        negative: index of the class of slices that show nothing, None = independent labels.
 
     Raises:
-        ValueError: if there is no class, or a class without a prompt.
+        ValueError: if there is no class, a class without a prompt, or a pooling that would have to be trained.
     """
 
-    def __init__(self, encoder: VisionLanguageEncoder, classes: Mapping[str, Sequence[str]]) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        encoder: VisionLanguageEncoder,
+        classes: Mapping[str, Sequence[str]],
+        *,
+        background: Sequence[str] = (),
+        pooling: str | None = None,
+        negative: int | None = None,
+    ) -> None:
+        if pooling == "attention":
+            msg = "`pooling` must be max or mean for zero-shot: attention would have to be trained"
+            raise ValueError(msg)
+        embeddings, behind, scale, bias = text_terms(encoder, classes, background)
+        parts: tuple[ImageEncoder, nn.Module] = (encoder, ZeroShotHead(embeddings - behind, scale, bias))
+        local_parts: Any = getattr(encoder, "local_parts", None)
+        if local_parts is not None:  # GLoRIA compares regions of an image with words, too
+            parts = local_parts(classes, background) or parts
+        dim = embeddings.shape[1]
+        super().__init__(*parts, dim=dim, feature="zero_shot", pooling=pooling, negative=negative)
         self.classes = list(classes)
-        encoder.requires_grad_(False).eval()
-        self.head = ZeroShotHead(class_embeddings(encoder, classes), *(term.clone() for term in encoder.logit_terms()))
-        encoder.release_text()
-        self.encoder = encoder
-        strict_keys(self)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Logits (B, C) of normalised images (B, C, H, W)."""
-        return self.head(self.encoder.encode_image(image)["zero_shot"])
+        self.eval()
 
     @torch.jit.unused
     def train(self, mode: bool = True) -> ZeroShotClassifier:
         """Stay in evaluation mode: nothing here is trained."""
-        return super().train(False)
+        super().train(False)
+        return self
+
+
+@torch.no_grad()
+def text_terms(
+    encoder: VisionLanguageEncoder, classes: Mapping[str, Sequence[str]], background: Sequence[str] = ()
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What a head needs of the text: class embeddings (C, E), background (E,), scale and bias.
+
+    Cosines of contrastive models are comparable within an image only, so that independent labels need something to
+    be compared with: ``background``, a text that says nothing of a finding. It is zero where none is given and where
+    the model was trained with a bias (SigLIP), whose sigmoid needs no comparison.
+    """
+    embeddings = class_embeddings(encoder, classes)
+    scale, bias = (term.detach().clone() for term in encoder.logit_terms())
+    behind = torch.zeros_like(embeddings[0])
+    if background and not bool(bias):
+        behind = class_embeddings(encoder, {"background": background})[0]
+    return embeddings, behind, scale, bias
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from monai.engines.utils import default_prepare_batch
 
-from fairmedfm_monai.data.class_labels import PrepareClasses, read_class_label
+from fairmedfm_monai.data.class_labels import PrepareClasses, negative_class, read_class_label, read_class_labels
 
 CLASSES = ["no_finding", "Finding"]
 
@@ -67,3 +67,40 @@ def test_paths_become_numbers(tmp_path):
 
 def test_no_label_stays_none():
     assert PrepareClasses(CLASSES)({"image": torch.zeros(1, 8)})[1] is None
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"label": ["finding", 0]}, [1, 1]),
+        ({"label": []}, [0, 0]),
+        ({"label": "Finding"}, [0, 1]),
+        ({"prediction": [{"label": "no_finding", "score": 0.5}, {"label": "finding", "score": 0.4}]}, [1, 0]),
+    ],
+)
+def test_independent_labels(tmp_path, content, expected):
+    file = tmp_path / "case.json"
+    file.write_text(json.dumps(content))
+    assert read_class_labels(file, CLASSES) == expected
+    _, label = PrepareClasses(CLASSES, multi_label=True)({"image": torch.zeros(1, 8), "label": [str(file)]})
+    assert torch.equal(label, torch.tensor([expected], dtype=torch.float32))
+
+
+@pytest.mark.parametrize("text", ["5", '{"label": ["other"]}', '{"label": {"a": 1}}', '{"prediction": [{"score": 1}]}'])
+def test_what_is_no_list_of_labels_is_refused_with_its_file(tmp_path, text):
+    file = tmp_path / "case.json"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=r"case\.json"):
+        read_class_labels(file, CLASSES)
+
+
+def test_independent_labels_of_folders_pass():
+    batch = {"image": torch.rand(2, 8), "label": torch.tensor([[1.0, 0.0], [1.0, 1.0]])}
+    assert torch.equal(PrepareClasses(CLASSES, multi_label=True)(batch, "cpu")[1], batch["label"])
+
+
+def test_the_negative_class_is_the_first_that_is_not_positive():
+    assert negative_class(["a", "b"], "b", False) == 0
+    assert negative_class(["a", "b"], "a", False) == 1
+    assert negative_class(["a", "b", "c"], None, False) == 0
+    assert negative_class(["a", "b"], "b", True) is None

@@ -1,4 +1,4 @@
-"""Configurations of classification bundles: zero-shot, linear probe, LoRA."""
+"""Configurations of classification bundles: evaluation and inference of every usage."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ def evaluate(row: Row, usage: str) -> Config:
     frozen = usage in parts.FROZEN
     weights, variant = ("$@model_info.weights", "$@model_info.variant") if trained else ("@weights", "@variant")
     return {
-        "imports": common.imports(*(("read_model_info", "check_checkpoint") if trained else ())),
+        "imports": [
+            *common.imports(*(("read_model_info", "check_checkpoint") if trained else ())),
+            *([] if trained else parts.negative_import(row)),
+        ],
         **common.paths(row),
         **common.model_choice(row),
         "attributes": None,
@@ -26,23 +29,31 @@ def evaluate(row: Row, usage: str) -> Config:
         "modality": "$@dataset_info.modality",
         "window": "$@dataset_info.window",
         **(parts.model_info(row, usage) if trained else {}),
-        "classes": "$@model_info.classes_for(@dataset_info)" if trained else "$@dataset_info.prompts",
+        "classes": _classes(usage),
+        **(parts.stored_settings(row, usage) if trained else parts.chosen_settings(row, usage)),
+        **parts.background(usage),
         "stamps": f"$stamps({'@model_info.weights' if trained else '@weights'})",
         "run_dir": "$free_output_dir(@output_dir, @overwrite)",
         "input_spec": parts.input_spec(row, variant),
         "network_def": parts.network(row, usage, stage="evaluate"),
         "network": "$@network_def.head.to(@device)" if frozen else "$@network_def.to(@device)",
-        "preprocessing": parts.preprocessing(),
+        "preprocessing": parts.preprocessing(row),
         "dataset": parts.dataset(usage, "$@dataset_info.cases(*@split)", "@preprocessing"),
         "dataloader": common.dataloader("@dataset"),
         "inferer": {"_target_": "SimpleInferer"},
-        "postprocessing": parts.softmax(),
+        "postprocessing": parts.probabilities(),
         "handlers": common.evaluation_handlers(**({"files": ["@checkpoint"]} if trained else {})),
         "evaluator": common.evaluator(),
         **(common.checkpoint_loader() if trained else {}),
-        "initialize": [CHECK, SEED, *(parts.load() if trained else [])],
+        "initialize": [CHECK, SEED, *parts.check_classes(usage), *(parts.load() if trained else [])],
         "run": [*parts.encode(usage), "$@evaluator.run()", common.EXIT],
     }
+
+
+def _classes(usage: str) -> str:
+    if usage == "zero_shot":
+        return "$@dataset_info.prompts"
+    return "$@model_info.classes" if usage in parts.TEXTUAL else "$@model_info.classes_for(@dataset_info)"
 
 
 def inference(row: Row, usage: str) -> Config:
@@ -62,12 +73,14 @@ def inference(row: Row, usage: str) -> Config:
         **parts.model_info(row, usage),
         "classes": "$@model_info.classes" if trained else parts.EXAMPLE_CLASSES,
         "class_names": "$list(@classes)",
+        **parts.stored_settings(row, usage),
+        **parts.background(usage),
         "stamps": f"$stamps({'@model_info.weights' if trained else '@weights'})",
         "run_dir": "$free_output_dir(@output_dir, @overwrite)",
         "input_spec": parts.input_spec(row, variant),
         "network_def": parts.network(row, usage, stage="inference"),
         "network": "$@network_def.to(@device)",
-        "preprocessing": parts.preprocessing(),
+        "preprocessing": parts.preprocessing(row),
         "dataset": {
             "_target_": "fairmedfm_monai.data.CaseDataset",
             "data": {
@@ -82,7 +95,7 @@ def inference(row: Row, usage: str) -> Config:
         "postprocessing": {
             "_target_": "Compose",
             "transforms": [
-                parts.softmax(),
+                parts.probabilities(),
                 {"_target_": "fairmedfm_monai.transforms.ForgetSpatialShaped", "keys": "image"},
             ],
         },

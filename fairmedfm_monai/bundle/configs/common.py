@@ -8,7 +8,10 @@ from fairmedfm_monai.catalog import Row
 
 Config = dict[str, Any]
 
-TRAINED = ("linear_probe", "lora", "lora_prompted", "decoder_finetune", "full_finetune")
+TRAINED = (
+    *("linear_probe", "mlp_probe", "prototypes", "adapter", "lora", "full_finetune"),
+    *("lora_prompted", "decoder_finetune"),
+)
 """Usages that train something."""
 
 IMPORTS = [
