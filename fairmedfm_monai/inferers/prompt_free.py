@@ -135,7 +135,7 @@ class PromptFreeInferer(Inferer):
             done += len(found)
 
     def _run(self, items: list[Any], call: Any) -> Iterator[Tensor]:
-        with tqdm(total=len(items), disable=not self.progress) as bar:
+        with tqdm(total=len(items), disable=not self.progress or len(items) == 1, leave=False) as bar:
             for found in run_batched(items, BatchSize("slice_batch", self.slice_batch), call):
                 yield found
                 bar.update(len(found))

@@ -166,7 +166,8 @@ class PromptedInferer(Inferer):
             total = sum(map(len, slices.values()))
             if self.propagation:
                 total = image.shape[1 + axis] * len({prompt.source for row in slices.values() for prompt in row})
-            with tqdm(total=total, desc=f"axis {axis}", unit="mask", disable=not self.progress) as bar:
+            quiet = not self.progress or image.ndim == 3  # a bar per picture would bury the log of a folder of them
+            with tqdm(total=total, desc=f"axis {axis}", unit="mask", disable=quiet, leave=False) as bar:
                 run = SliceRun(image, network, assembly, axis=axis, bar=bar, **batches)
                 if self.propagation == "memory":
                     propagate_memory(run, slices)

@@ -91,7 +91,7 @@ def segment_windows(
     ]
     for thing in objects:
         walk.begin(thing)
-    with tqdm(disable=not progress, desc="windows", unit="window", total=len(walk.queue)) as bar:
+    with tqdm(disable=not progress, desc="windows", unit="window", total=len(walk.queue), leave=False) as bar:
         while walk.queue:
             walk.step()
             bar.total = bar.n + 1 + len(walk.queue)

@@ -103,7 +103,7 @@ def segment_zoomed(
         return []
     zoom = _Zoom(prepared[0][region][None], network, max_windows)
     dice: list[tuple[int, list[float]]] = []
-    with tqdm(disable=not progress, desc="prompts", unit="prompt", total=len(inside)) as bar:
+    with tqdm(disable=not progress, desc="prompts", unit="prompt", total=len(inside), leave=False) as bar:
         for prompt, far in zoom.out(inside, BatchSize("prompt_batch", prompt_batch), dice):
             for part, logits in zoom.into(prompt, far):
                 where = tuple(slice(p.start + low, p.stop + low) for p, low in zip(part, lower.tolist(), strict=True))
