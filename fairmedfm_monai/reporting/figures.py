@@ -151,8 +151,9 @@ def panel(
         x, y = left + tick * size, top + (1 - tick) * size
         if 0 < tick < 1:
             parts.append(f'<path d="M{x:.1f} {top}V{top + size}M{left} {y:.1f}H{left + size}" stroke="#e6e9ed"/>')
+        anchor = "end" if tick == 1.0 and x_high >= 100 else "middle"  # three digits would be cut off at the edge
         parts.append(
-            f'<text x="{x:.1f}" y="{top + size + 14}" text-anchor="middle" class="tick">{tick * x_high:g}</text>'
+            f'<text x="{x:.1f}" y="{top + size + 14}" text-anchor="{anchor}" class="tick">{tick * x_high:g}</text>'
         )
         parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end" class="tick">{tick:g}</text>')
     if diagonal:
