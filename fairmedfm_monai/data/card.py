@@ -77,6 +77,8 @@ class Card:
         intersections: attribute names whose groups are also crossed.
         window: CT window by name or as ``[centre, width]`` in HU; None elsewhere.
         notice: sentence that every report prints as a banner.
+        release: slug of the public release that the images come from; None for other data.
+        extra_columns: further columns of the manifest, e.g. a published test subset; nothing here reads them.
         warnings: findings that do not stop a run, e.g. unknown keys.
         source: the card as it was read.
     """
@@ -98,6 +100,8 @@ class Card:
     intersections: tuple[tuple[str, ...], ...]
     window: str | list[float] | None
     warnings: tuple[Problem, ...]
+    release: str | None
+    extra_columns: tuple[str, ...]
     source: Mapping[str, Any] = field(repr=False, compare=False)
 
     @classmethod
@@ -128,6 +132,8 @@ class Card:
             intersections=tuple(tuple(names) for names in get("intersections") or ()),
             window=get("window"),
             warnings=tuple(problems),
+            release=get("release"),
+            extra_columns=tuple(get("extra_columns") or ()),
             source=dict(content),
         )
 

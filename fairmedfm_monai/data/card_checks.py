@@ -16,7 +16,7 @@ UNITS = ("patient", "image")
 REQUIRED = ("schema", "name", "task", "modality", "spatial_dims")
 OPTIONAL = (
     "unit", "licence", "title", "citation", "notice", "description", "classes", "labels", "positive_class",
-    "multi_label", "attributes", "intersections", "window", "reader_dice",
+    "multi_label", "attributes", "intersections", "window", "reader_dice", "release", "extra_columns",
 )  # fmt: skip
 RESERVED_ATTRIBUTES = frozenset(
     {"case_id", "patient_id", "split", "image", "mask", "label", "score", "failed", "prompt"}
@@ -78,7 +78,10 @@ def _check_scalars(content: Mapping[str, Any], report: Report) -> None:
             report("card_value", f"`{key}` must be one of {', '.join(map(str, allowed))}, but got {content[key]!r}")
     if "name" in content:
         _check_slug("name", content["name"], report)
-    for key in ("licence", "title", "citation", "notice", "description"):
+    extra = content.get("extra_columns") or []
+    if not isinstance(extra, list) or not all(isinstance(name, str) for name in extra):
+        report("card_value", f"`extra_columns` must be a list of column names, but got {extra!r}")
+    for key in ("licence", "title", "citation", "notice", "description", "release"):
         if not isinstance(content.get(key, ""), (str, type(None))):
             report("card_value", f"`{key}` must be text, but got {content[key]!r}")
     if not isinstance(content.get("multi_label", False), bool):

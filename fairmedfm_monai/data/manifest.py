@@ -169,7 +169,8 @@ def _check_columns(table: pd.DataFrame, card: Card, *, require_labels: bool) -> 
             hint = did_you_mean(attribute.column, columns)
             message = f"attribute {attribute.name!r}: the manifest lacks its column {attribute.column!r}{hint}"
             problems.append(Problem("missing_column", message))
-    known = {*REQUIRED, *truth, "split", *(attribute.column for attribute in card.attributes.values())}
+    used = (attribute.column for attribute in card.attributes.values())
+    known = {*REQUIRED, *truth, "split", *used, *card.extra_columns}
     extra = [name for name in columns if name not in known]
     if extra:
         message = f"columns that the card does not use are left out: {examples(extra)}"
