@@ -54,13 +54,41 @@ def split_patients(
     return table.assign(split=table["patient_id"].astype(str).map(split))
 
 
+def carve_validation(
+    table: pd.DataFrame, *, fraction: float = 0.125, seed: int = 0, stratify: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Move a share of the training patients into ``val``, where an official split has only ``train`` and ``test``.
+
+    Args:
+        table: one row per case, with ``patient_id`` and ``split``.
+        fraction: share of the training patients.
+        seed: as in `split_patients`.
+        stratify: as in `split_patients`.
+
+    Returns:
+        A copy of the table; test rows are as they were.
+    """
+    train = table[table["split"] == "train"]
+    parts = split_patients(train, fractions={"train": 1 - fraction, "val": fraction}, seed=seed, stratify=stratify)
+    return table.assign(split=parts["split"].reindex(table.index).fillna(table["split"]))
+
+
 def _strata(table: pd.DataFrame, stratify: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Patient -> the sorted distinct values of all its cases, joined, per column."""
     patients = table["patient_id"].astype(str)
     if not stratify:
         return dict.fromkeys(patients, ())
-    joined = table[list(stratify)].astype(str).groupby(patients).agg(lambda values: "|".join(sorted(set(values))))
-    return {str(patient): tuple(row) for patient, row in zip(joined.index, joined.to_numpy(), strict=True)}
+    columns = [_distinct_values(patients, table[name].astype(str)) for name in stratify]
+    return {patient: tuple(column[patient] for column in columns) for patient in columns[0]}
+
+
+def _distinct_values(patients: pd.Series, values: pd.Series) -> dict[str, str]:
+    """Patient -> sorted distinct values, joined. Most patients have one, and need no grouping."""
+    pairs = pd.DataFrame({"patient": patients.to_numpy(), "value": values.to_numpy()}).drop_duplicates()
+    several = pairs["patient"].duplicated(keep=False)
+    found = dict(zip(pairs["patient"][~several], pairs["value"][~several], strict=True))
+    groups = pairs[several].sort_values("value").groupby("patient", sort=False)["value"]
+    return found | {str(patient): "|".join(group) for patient, group in groups}
 
 
 def _shuffle_key(seed: int, patient: str) -> bytes:
