@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fairmedfm_monai.data.card import Card
-from fairmedfm_monai.data.card_checks import check_card, is_slug
+from fairmedfm_monai.data.card_checks import check_card, check_prompts, is_slug
 from fairmedfm_monai.data.problems import DatasetError
 
 
@@ -96,6 +96,27 @@ def test_wrong_values_are_found(card_dict: dict[str, Any], change: dict[str, Any
 def test_wrong_attributes_are_found(card_dict: dict[str, Any], entry: object, kind: str) -> None:
     card_dict["attributes"]["sex"] = entry
     assert kinds(card_dict) == {kind}
+
+
+@pytest.mark.parametrize("prompts", ["", [""], ["a lung", " "], None, [3]])
+def test_empty_prompts_are_told_with_class_and_file(card_dict: dict[str, Any], prompts: object) -> None:
+    card_dict["classes"]["finding"] = prompts
+    with pytest.raises(DatasetError, match=r"dataset.json: the prompts of 'finding' must be .*, none of them empty"):
+        Card.from_dict(card_dict)
+
+
+@pytest.mark.parametrize(("classes", "found"), [({"finding": ["a"]}, "only finding"), ({}, "{}"), (None, "None")])
+def test_fewer_than_two_classes_are_told(card_dict: dict[str, Any], classes: object, found: str) -> None:
+    card_dict["classes"] = classes
+    with pytest.raises(DatasetError, match=f"`classes` of dataset.json must map at least two .* but there is {found}"):
+        Card.from_dict(card_dict)
+
+
+def test_classes_without_prompts_are_a_problem_of_textual_usages_only(card_dict: dict[str, Any]) -> None:
+    card_dict["classes"]["finding"] = []
+    assert not kinds(card_dict)
+    (problem,) = check_prompts(card_dict["classes"])
+    assert "'finding' has no prompt: zero_shot, prototypes and adapter need" in problem.message
 
 
 def test_attribute_names_that_outputs_need_are_refused(card_dict: dict[str, Any]) -> None:

@@ -39,7 +39,7 @@ def test_all_errors_are_found(make_folder: Make, rows: pd.DataFrame, card_dict: 
     (root / "images/c01.png").unlink()
     data = (root / "images/c02.png").read_bytes()
     (root / "images/c02.png").write_bytes(data[: len(data) // 2])
-    report = validate_folder(root)
+    report = validate_folder(root, deep=True)
     assert not report.ok
     assert len(report.errors) == 3
     text = str(report)
@@ -47,7 +47,7 @@ def test_all_errors_are_found(make_folder: Make, rows: pd.DataFrame, card_dict: 
     assert "c01.png" in text
     assert "1 files cannot be read: images/c02.png" in text
     assert "not usable: 3 errors" in text
-    assert len(validate_folder(root, quick=True).errors) == 2
+    assert len(validate_folder(root).errors) == 2
 
 
 def test_broken_tables_are_reported_not_raised(

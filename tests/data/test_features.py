@@ -16,9 +16,12 @@ from monai.data import DataLoader
 from monai.transforms import Compose, Lambdad, LoadImaged, RandFlipd, Resized, ScaleIntensityRanged
 from PIL import Image
 
+from fairmedfm_monai.data import encoding as encoding_module
 from fairmedfm_monai.data import features as features_module
 from fairmedfm_monai.data.content import describe_object, encoder_key
 from fairmedfm_monai.data.features import FeatureDataset
+from fairmedfm_monai.networks.encoders.demo_clip import DemoCLIP
+from fairmedfm_monai.usages.slice_pooling import SliceEncoder
 
 Make = Callable[..., FeatureDataset]
 
@@ -193,6 +196,58 @@ def test_entries(make: Make, cases: list[dict[str, Any]], log: Path) -> None:
         make(cases, feature="nothing").encode()
 
 
+def test_vectors_of_slices_are_cached_together(make: Make, tmp_path: Path) -> None:
+    encoder = SliceEncoder(DemoCLIP(weights="tiny"))
+    calls: list[int] = []
+    original = encoder.encode_image
+
+    def counted(image: torch.Tensor) -> dict[str, torch.Tensor]:
+        calls.append(len(image))
+        return original(image)
+
+    encoder.encode_image = counted  # type: ignore[method-assign]
+    volumes = []
+    for index in range(2):
+        np.save(tmp_path / f"{index}.npy", np.random.default_rng(index).random((1, 128, 128, 3), dtype=np.float32))
+        volumes.append({"image": str(tmp_path / f"{index}.npy"), "case_id": f"v{index}"})
+    transform = LoadImaged("image", reader="NumpyReader", ensure_channel_first=False)
+    shapes = []
+    for feature in ("features", "zero_shot"):
+        dataset = make(volumes, encoder=encoder, transform=transform, feature=feature)
+        dataset.encode()
+        shapes.append(tuple(dataset[1]["image"].shape))
+    assert [shape[0] for shape in shapes] == [3, 3]
+    assert calls == [2]  # once for both entries
+
+
+def test_amp_is_near_and_apart(make: Make, cases: list[dict[str, Any]], log: Path) -> None:
+    exact, fast = make(cases), make(cases, amp=True)
+    exact.encode()
+    fast.encode()
+    assert count(log) == 24
+    assert fast[0]["image"].dtype == torch.float32
+    assert not torch.equal(exact[0]["image"], fast[0]["image"])
+    # bfloat16 has 8 significant bits; a sum of 9 products rounds a few times.
+    torch.testing.assert_close(exact[0]["image"], fast[0]["image"], atol=0.02, rtol=0)
+
+
+def test_number_of_threads_changes_nothing(make: Make, cases: list[dict[str, Any]], log: Path, tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    found = []
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            dataset = make(cases, encoder=Encoder(log))
+            dataset.cache_dir = tmp_path / f"cache{number}"
+            dataset.encode()
+            assert torch.get_num_threads() == number
+            found.append(torch.stack([item["image"] for item in dataset]))
+    finally:
+        torch.set_num_threads(threads)
+    assert count(log) == 24
+    assert torch.equal(*found)  # a lane of two has one thread
+
+
 def test_encoder_mode_is_eval_and_restored(make: Make, cases: list[dict[str, Any]], log: Path) -> None:
     encoder = Encoder(log).train()
     dataset = make(cases, encoder=encoder)
@@ -284,6 +339,7 @@ def test_a_killed_run_goes_on(
     make: Make, cases: list[dict[str, Any]], log: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(features_module, "SHARD_SIZE", 5)
+    monkeypatch.setattr(encoding_module, "MAX_LANES", 1)  # one batch after the other, to know when it is killed
     encoder = Encoder(log)
     original = encoder.encode_image
 

@@ -20,7 +20,7 @@ def dataset_page(dataset: PublicDataset) -> str:
         _list("Published protocols (`--protocol`):", _code(dataset.protocols)),
         _truth(card),
         _attributes(card),
-        _list("## What to know before reading results", {sentence: "" for sentence in dataset.hazards}),
+        _list("## What to know before reading results", dict.fromkeys(dataset.hazards, "")),
         f"## Citation\n\n{dataset.citation}\n",
     ]
     return "\n".join(part for part in parts if part)
@@ -42,8 +42,8 @@ def overview_page(datasets: Iterable[PublicDataset]) -> str:
     """The index of the pages."""
     return (
         "# Public datasets\n\n"
-        "`python -m fairmedfm_monai prepare NAME --source RAW --output DIR` turns each raw release, exactly as its owner "
-        "ships it, into a dataset folder. Nothing is downloaded for you: most owners ask you to sign something first.\n\n"
+        "`python -m fairmedfm_monai prepare NAME --source RAW --output DIR` turns each raw release, exactly as its\n"
+        "owner ships it, into a dataset folder. Nothing is downloaded: most owners ask you to sign something.\n\n"
         f"{overview(datasets)}"
     )
 

@@ -10,19 +10,19 @@ def split_82(table: pd.DataFrame, *, sex: str, unit: str = "case_id") -> pd.Seri
     """``train`` or ``test`` per row, by the rule of FairMedFM (Jin et al., NeurIPS 2024, published code).
 
     Of each sex the same number ``k = min(int(0.2 n_male), int(0.2 n_female))`` of units goes to the test set, drawn as
-    ``sklearn.model_selection.train_test_split(units, test_size=k, random_state=0)`` draws them.
+    ``sklearn.model_selection.train_test_split(units, test_size=k, random_state=0)`` draws them from the sorted units.
 
     Args:
         table: one row per case.
         sex: column with the group ``female`` or ``male``; rows of neither are train.
         unit: column whose values are drawn; in the published rule often the image, not the patient.
     """
-    members = {group: table.loc[table[sex] == group, unit].unique() for group in ("male", "female")}
+    members = {group: np.unique(table.loc[table[sex] == group, unit].astype(str)) for group in ("male", "female")}
     number = min(int(0.2 * len(units)) for units in members.values())
     test: set[object] = set()
     for units in members.values():
         test |= set(units[np.random.RandomState(0).permutation(len(units))[:number]])
-    return table[unit].isin(test).map({True: "test", False: "train"})
+    return table[unit].astype(str).isin(test).map({True: "test", False: "train"})
 
 
 def balanced_subset(table: pd.DataFrame, groups: pd.Series, *, seed: int = 0) -> pd.Series:

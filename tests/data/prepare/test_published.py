@@ -18,8 +18,9 @@ def frame(number: int = 103) -> pd.DataFrame:
 def test_split_82_draws_as_train_test_split_does() -> None:
     table = frame()
     split = split_82(table, sex="sex")
+    pd.testing.assert_series_equal(split_82(table[::-1], sex="sex"), split[::-1])
     for group in ("female", "male"):
-        ids = table.loc[table["sex"] == group, "case_id"].to_numpy()
+        ids = np.unique(table.loc[table["sex"] == group, "case_id"].astype(str))
         number = min(int(0.2 * (table["sex"] == name).sum()) for name in ("female", "male"))
         _, test = train_test_split(ids, test_size=number, random_state=0)
         assert set(table["case_id"][(split == "test") & (table["sex"] == group)]) == set(test)
