@@ -97,3 +97,15 @@ def ct3d_dir(shared_dir: Path) -> Path:
 
     small = make_phantom((96, 96, 40))
     return _once(shared_dir / "ct3d", lambda folder: make_ct3d(folder, scan=small, n_train=2, n_val=1, n_test=3))
+
+
+@pytest.fixture(scope="session")
+def ct_nodules_dir(shared_dir: Path) -> Path:
+    """CT volumes of a phantom with and without a nodule: 4 train, 4 val, 4 test."""
+    from fairmedfm_monai.data.demo import make_ct_nodules
+    from fairmedfm_monai.data.demo.phantom import make_phantom
+
+    small = make_phantom((96, 96, 40))
+    return _once(
+        shared_dir / "ct-nodules", lambda folder: make_ct_nodules(folder, scan=small, n_train=4, n_val=4, n_test=4)
+    )

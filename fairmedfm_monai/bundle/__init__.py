@@ -17,6 +17,8 @@ __getattr__, __dir__ = lazy_exports(
         "default_tracking_uri": ".settings",
         "segmentation_protocol": ".protocols",
         "stamps": ".settings",
+        "warn_of_licence": ".settings",
+        "weights_licence": ".settings",
         "check_checkpoint": ".checkpoint",
         "export_model": ".checkpoint",
         "keep_progress": ".checkpoint",

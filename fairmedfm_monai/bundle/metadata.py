@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import fairmedfm_monai
-from fairmedfm_monai.bundle.configs.classification_parts import EXAMPLE_CLASSES
+from fairmedfm_monai.bundle.configs.classification_parts import example_names
 from fairmedfm_monai.bundle.configs.segmentation import EXAMPLE_LABELS
 from fairmedfm_monai.catalog import Row
 
@@ -21,6 +21,8 @@ FM_PACKAGES = {
     "segment-anything": "1.0",
     "timm": "1.0.31",
     "transformers": "5.23.0",
+    "sentencepiece": "0.2.3",
+    "protobuf": "7.36.2",
     "einops": "0.8.2",
 }
 USAGE_PACKAGES = {"lora": {"peft": "0.21.2"}, "lora_prompted": {"peft": "0.21.2"}}
@@ -94,9 +96,11 @@ def _data_format(row: Row, usage: str) -> dict[str, Any]:
         "channel_def": {str(i): "image" for i in range(row.input_spec["channels"])},
     }
     if row.task == "classification":
-        names = list(EXAMPLE_CLASSES)
+        names = example_names(row)
+        # A model of volumes gets its range of Hounsfield units as 0 to 1, one of pictures normalised grey values.
+        volume, picture = {"modality": "CT", "value_range": [0, 1]}, {"modality": "X-ray", "value_range": [-10, 10]}
         return {
-            "inputs": {"image": {**image, "modality": "X-ray", "value_range": [-10, 10]}},
+            "inputs": {"image": {**image, **(volume if row.is_volumetric else picture)}},
             "outputs": {
                 "pred": {
                     "type": "probabilities",

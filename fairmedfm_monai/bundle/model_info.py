@@ -20,6 +20,11 @@ RECORDED_PACKAGES = (
     "pytorch-ignite",
     "open_clip_torch",
     "segment-anything",
+    "timm",
+    "transformers",
+    "einops",
+    "sentencepiece",
+    "protobuf",
     "peft",
 )
 

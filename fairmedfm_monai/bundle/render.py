@@ -16,7 +16,7 @@ from fairmedfm_monai.bundle.configs import (
     segmentation_trained,
     segmentation_training,
 )
-from fairmedfm_monai.bundle.configs.common import TRAINED, Config
+from fairmedfm_monai.bundle.configs.common import TRAINED, Config, with_licence_warning
 from fairmedfm_monai.bundle.metadata import metadata
 from fairmedfm_monai.bundle.readme import readme
 from fairmedfm_monai.catalog import Row, rows
@@ -77,7 +77,7 @@ def _configs(row: Row, usage: str) -> Iterator[tuple[str, Config]]:
 
 def _files(row: Row, usage: str) -> Iterator[tuple[str, str]]:
     for name, config in _configs(row, usage):
-        yield f"configs/{name}.json", json.dumps(config, indent=4, ensure_ascii=False) + "\n"
+        yield f"configs/{name}.json", json.dumps(with_licence_warning(row, config), indent=4, ensure_ascii=False) + "\n"
     shared = resources.files("fairmedfm_monai.bundle").joinpath("files")
     yield "configs/logging.conf", shared.joinpath("logging.conf").read_text(encoding="utf-8")
     yield "LICENSE", shared.joinpath("LICENSE").read_text(encoding="utf-8")

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from fairmedfm_monai.catalog.row import Row, find_row, input_spec, rows
+from fairmedfm_monai.catalog.row import Row, find_row, input_spec, lora_targets, rows
 
-__all__ = ["Row", "find_row", "input_spec", "rows"]
+__all__ = ["Row", "find_row", "input_spec", "lora_targets", "rows"]

@@ -9,6 +9,8 @@ from functools import lru_cache
 from importlib import resources
 from typing import Any
 
+from fairmedfm_monai.catalog.releases import RELEASES, same_images
+
 TASKS = ("classification", "segmentation")
 COMMERCIAL_USE = ("yes", "no", "unstated")
 # Outputs equal those of the authors' code on equal weights; every published tensor fits; a library's class is taken at
@@ -26,7 +28,8 @@ class Row:
         task: ``classification`` or ``segmentation``.
         usages: usages it admits, each one bundle.
         network: dotted path of its class, called with ``variant`` and ``weights``.
-        variants: variant name -> fields of ``input_spec`` that differ from the row's (often none).
+        variants: variant name -> fields of ``input_spec`` that differ from the row's (often none), and
+            ``lora_targets`` where its modules have other names.
         default_variant: the variant a bundle uses unless told otherwise.
         input_spec: ``size`` in pixels, ``channels``, ``mean`` and ``std`` per channel, of inputs in [0, 1]. Encoders of
             pictures also have ``resize``: ``mode`` (shortest, longest, squash), ``scale`` (edge before the crop /
@@ -34,7 +37,8 @@ class Row:
             ``axcodes``, ``spacing`` (mm; null = the image's own) and ``zoom``.
         prompts: prompt kinds it was trained for (segmentation).
         lora_targets: module names that LoRA adapts.
-        weights: source, expected file names and hashes per variant.
+        weights: source, expected file names and hashes per variant; ``tokenizer``, where its files come from a hub:
+            ``class``, ``repo`` and ``folder`` below the weights' cache.
         code_licence: SPDX name of the licence of the code.
         weights_licence: SPDX name of the licence of the weights, or ``unstated``.
         commercial_use: ``yes``, ``no`` or ``unstated``, as the weights' licence says.
@@ -45,6 +49,7 @@ class Row:
         description: one paragraph.
         intended_use: what it may be used for.
         training_data: data it was trained on, named so that leakage can be seen.
+        overlaps: slugs of ``RELEASES`` whose images are part of its training data, in whole or in part.
         references: citations.
         demo_dataset: built-in dataset that its bundles use unless told otherwise.
         packages: packages that its network needs beside MONAI and torch.
@@ -72,6 +77,7 @@ class Row:
     demo_dataset: str
     prompts: tuple[str, ...] = ()
     lora_targets: tuple[str, ...] = field(default=())
+    overlaps: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
     proof_level: str = "library-only"
 
@@ -86,6 +92,11 @@ class Row:
             )
             if value not in allowed
         ]
+        problems += [
+            f"`overlaps` must hold slugs of {', '.join(RELEASES)}, but got {slug!r}"
+            for slug in self.overlaps
+            if slug not in RELEASES
+        ]
         if {"lora", "lora_prompted"} & set(self.usages) and not self.lora_targets:
             problems.append("`lora_targets` must name modules because `usages` holds lora")
         if problems:
@@ -96,6 +107,15 @@ class Row:
     def is_volumetric(self) -> bool:
         """Whether the model sees volumes and not slices."""
         return "window" in self.input_spec
+
+    @property
+    def is_restricted(self) -> bool:
+        """Whether the weights' licence is unstated, or does not say that they may be used commercially."""
+        return self.weights_licence == "unstated" or self.commercial_use != "yes"
+
+    def saw(self, release: str) -> tuple[str, ...]:
+        """Which of ``overlaps`` hold images of a release; empty where it was not trained on any of them."""
+        return tuple(slug for slug in self.overlaps if slug in same_images(release))
 
     @property
     def bundles(self) -> tuple[str, ...]:
@@ -142,13 +162,31 @@ def input_spec(fm: str, variant: str | None = None) -> dict[str, Any]:
         ValueError: for an unknown FM or variant.
     """
     row = find_row(fm)
-    chosen = row.default_variant if variant is None else variant
-    if chosen not in row.variants:
-        near = difflib.get_close_matches(chosen, row.variants, n=3) or list(row.variants)
-        msg = f"`variant` must be one of {fm!r} in the catalog, but got {chosen!r}. Did you mean {', '.join(near)}?"
-        raise ValueError(msg)
-    spec = {**row.input_spec, **row.variants[chosen]}
+    spec = {**row.input_spec, **_own_fields(row, variant)}
+    spec.pop("lora_targets", None)
     if "resize" in spec:
         resize = {"pad": "centre", **spec["resize"]}
         spec["resize"] = {**resize, "edge": round(spec["size"] * resize["scale"])}
     return spec
+
+
+def lora_targets(fm: str, variant: str | None = None) -> list[str]:
+    """Names of the modules that LoRA adapts in a variant of an FM: the variant's own, or else the row's.
+
+    Raises:
+        ValueError: for an unknown FM or variant.
+    """
+    row = find_row(fm)
+    return list(_own_fields(row, variant).get("lora_targets", row.lora_targets))
+
+
+def _own_fields(row: Row, variant: str | None) -> dict[str, Any]:
+    """What a variant (None: the default one) has of its own."""
+    chosen = row.default_variant if variant is None else variant
+    if chosen not in row.variants:
+        near = difflib.get_close_matches(chosen, row.variants, n=3) or list(row.variants)
+        msg = (
+            f"`variant` must be one of {row.name!r} in the catalog, but got {chosen!r}. Did you mean {', '.join(near)}?"
+        )
+        raise ValueError(msg)
+    return row.variants[chosen]

@@ -203,7 +203,8 @@ def attribute_table(
     table = pd.DataFrame(rows).reindex(columns=list(COLUMNS))
     table["reason"] = table["reason"].fillna("")
     sizes = {split: len(part.table) for split, part in splits.items() if part is not None}
-    run: dict[str, Any] = {"fm": row.name, "variant": chosen, "weights": weights, "stamps": stamps(weights), "n": sizes}
+    stamped = stamps(weights, fm=row.name, release=dataset.card.release)
+    run: dict[str, Any] = {"fm": row.name, "variant": chosen, "weights": weights, "stamps": stamped, "n": sizes}
     run |= {"dataset": dataset.name, "dataset_sha256": dataset.fingerprint, "penalties": list(PENALTIES)}
     return table, run
 

@@ -17,24 +17,16 @@ def _names(value: Any) -> list[str] | None:
 
 
 def catalog(name: str | None = None) -> None:
-    """List the foundation models, their bundles, licences and proof.
+    """Print the foundation models x usages with proof level and licences.
 
     Args:
-        name: show everything known of one of them.
+        name: print everything known of one of them instead.
     """
-    from fairmedfm_monai.catalog import find_row, rows
+    from fairmedfm_monai.bundle.pages import page
+    from fairmedfm_monai.catalog import find_row
+    from fairmedfm_monai.catalog.matrix import overview
 
-    if name is not None:
-        row = find_row(name)
-        for key, value in vars(row).items():
-            shown = ", ".join(value) if isinstance(value, (dict, tuple)) and key != "weights" else value
-            print(f"{key:18} {shown}")
-        return
-    for row in rows().values():
-        print(f"{row.name:12} {row.title}: {row.task}; usages {', '.join(row.usages)}; {len(row.variants)} variant(s)")
-        print(f"{'':12} weights {row.weights_licence} (commercial use: {row.commercial_use}); proof: {row.proof_level}")
-        print(f"{'':12} {row.proof}")
-        print(f"{'':12} bundles {', '.join(row.bundles)}")
+    print(page(find_row(name)) if name is not None else "\n".join(overview()))
 
 
 def bundle(name: str, output: str = "bundles") -> None:
@@ -51,38 +43,54 @@ def bundle(name: str, output: str = "bundles") -> None:
     print(f"next: cd {folder} && python -m monai.bundle run --config_file configs/evaluate.json")
 
 
-def prepare(name: str, output: str | None = None, **options: Any) -> None:
-    """Make a built-in dataset: demo/xray, demo/ct2d or demo/ct3d.
+def prepare(
+    name: str | None = None,
+    source: str | None = None,
+    output: str | None = None,
+    list: bool = False,  # noqa: A002 (the flag is called --list)
+    **options: Any,
+) -> None:
+    """From raw data to a dataset folder: a public release, your own data, or a built-in demo set.
 
     Args:
-        name: name of the dataset.
-        output: folder to write; by default the cache folder of this package.
-        **options: passed to the maker, e.g. --seed 3 --bias shortcut --strength 0.
+        name: a public dataset (--list names them; without --source, how to prepare it is told), table, dicom or bids
+            for your own data, or a demo set such as demo/xray.
+        source: folder of the raw release or of your data; not for demo sets.
+        output: dataset folder to make; demo sets go to the cache folder of this package without it.
+        list: list the public datasets.
+        **options: public: --rule NAME, --protocol NAME, --seed N, --incomplete (leave out cases whose files are missing
+            or damaged), --workers N. Demo sets: e.g. --seed 3 --bias shortcut --strength 0.
     """
-    from fairmedfm_monai.data import demo as demo_data
+    from fairmedfm_monai.cli import prepare as preparing
 
-    makers = {"demo/xray": demo_data.make_xray, "demo/ct2d": demo_data.make_ct2d, "demo/ct3d": demo_data.make_ct3d}
-    if name not in makers:
-        msg = f"`name` must be one of {', '.join(makers)}, but got {name!r}"
-        raise ValueError(msg)
-    if output is None and options:
-        msg = "`--output DIR` is needed together with options: the cache holds the defaults only"
-        raise ValueError(msg)
-    folder = demo_data.ensure_demo(name) if output is None else makers[name](Path(output), **options)
+    if list or name is None:
+        print("\n".join(preparing.dataset_lines()))
+        return
+    if name.startswith("demo"):
+        folder = preparing.prepare_demo(name, output, **options)
+    else:
+        folder, summary = preparing.prepare_public(name, source, output, **options)
+        print("\n".join(summary))
     print(f"wrote {folder}")
     print(f"next: python -m fairmedfm_monai validate {folder}")
 
 
-def validate(dataset_dir: str, quick: bool = False) -> None:
+def validate(dataset_dir: str, deep: bool = False, workers: int | None = None) -> None:
     """Check a dataset folder and print splits x groups x classes. Exit code 1 when there are errors.
+
+    Checks card, table and that the files are there. No image is opened without --deep.
 
     Args:
         dataset_dir: folder with manifest and dataset.json, or a built-in name.
-        quick: do not open the images.
+        deep: open every image and mask too: damaged files, masks that do not fit their image or hold other values.
+        workers: processes that open files, by default one per core.
     """
     from fairmedfm_monai.data import validate_folder
 
-    report = validate_folder(dataset_dir, quick=quick)
+    if not isinstance(deep, bool):
+        msg = f"`--deep` stands alone, after DATASET_DIR, but got {deep!r}"
+        raise ValueError(msg)
+    report = validate_folder(dataset_dir, deep=deep, workers=workers, progress=True)
     print(report)
     if not report.ok:
         sys.exit(1)

@@ -13,6 +13,7 @@ import fire
 from fire.core import FireExit
 
 from fairmedfm_monai.cli import commands
+from fairmedfm_monai.networks.integrity import WeightsError
 
 BAD_INPUT = 3
 
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except FireExit as done:
         # python-fire ends usage errors with 2, which in this project's `gate` means "insufficient evidence".
         sys.exit(0 if done.code == 0 else BAD_INPUT)
-    except (ValueError, OSError, KeyError) as error:
+    except (ValueError, OSError, KeyError, WeightsError) as error:
         print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
     sys.exit(0)

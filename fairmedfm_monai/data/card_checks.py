@@ -108,17 +108,32 @@ def _check_classes(content: Mapping[str, Any], report: Report) -> None:
     classes = content.get("classes")
     multi_label = content.get("multi_label") is True
     if not isinstance(classes, Mapping) or len(classes) < (1 if multi_label else 2):
-        report("classes", "`classes` must map at least two class names to lists of prompts (one if `multi_label`)")
+        found = f"only {', '.join(classes)}" if isinstance(classes, Mapping) and classes else repr(classes)
+        expected = "at least two class names to lists of prompts (one if `multi_label`)"
+        report("classes", f"`classes` of dataset.json must map {expected}, but there is {found}")
         return
     for name, prompts in classes.items():
         _check_slug("classes", name, report)
         if not isinstance(prompts, list) or not all(isinstance(prompt, str) and prompt.strip() for prompt in prompts):
-            report("classes", f"classes: the prompts of {name!r} must be a list of texts, but got {prompts!r}")
+            expected = "a list of texts, none of them empty"
+            report(
+                "classes", f"classes of dataset.json: the prompts of {name!r} must be {expected}, but got {prompts!r}"
+            )
     positive = content.get("positive_class")
     if positive is not None and positive not in classes:
         report("positive_class", f"`positive_class` must be one of {', '.join(classes)}, but got {positive!r}")
     if positive is None and len(classes) == 2 and not multi_label:
         report("positive_class", f"a card with two classes needs `positive_class`, one of {', '.join(classes)}")
+
+
+def check_prompts(classes: Mapping[str, list[str]]) -> list[Problem]:
+    """A problem for each class of a checked card that has no prompt; usages that read no prompts can do without."""
+    what_to_do = "zero_shot, prototypes and adapter need one or more; the other usages read none"
+    return [
+        Problem("prompts", f"classes: {name!r} has no prompt: {what_to_do}")
+        for name, prompts in classes.items()
+        if not prompts
+    ]
 
 
 def _check_labels(labels: object, report: Report) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +14,11 @@ from fairmedfm_monai.data.files import check_files
 from fairmedfm_monai.data.manifest import SPLITS
 from fairmedfm_monai.data.problems import DatasetError, Problem
 
+_SHALLOW = (
+    "no image was opened: `python -m fairmedfm_monai validate {path} --deep` opens every one and finds damaged files "
+    "and masks that do not fit their image"
+)
+
 
 @dataclass(frozen=True)
 class ValidationReport:
@@ -21,10 +27,12 @@ class ValidationReport:
     Attributes:
         problems: all findings.
         summary: table of splits x groups x classes; empty where the table could not be read.
+        note: how thorough the check was.
     """
 
     problems: list[Problem] = field(default_factory=list)
     summary: str = ""
+    note: str = ""
 
     @property
     def errors(self) -> list[str]:
@@ -47,15 +55,23 @@ class ValidationReport:
         lines += [f"warning: {message}" for message in self.warnings]
         verdict = "ok" if self.ok else "not usable"
         lines.append(f"{verdict}: {len(self.errors)} errors, {len(self.warnings)} warnings")
+        lines += [self.note] if self.note else []
         return "\n".join(lines)
 
 
-def validate_folder(path: str | Path, *, quick: bool = False) -> ValidationReport:
-    """Check a dataset folder as thoroughly as is possible without a model.
+def validate_folder(
+    path: str | Path, *, deep: bool = False, workers: int | None = None, progress: bool = False
+) -> ValidationReport:
+    """Check a dataset folder without a model: card, table, presence of files and, on request, every file.
 
     Args:
         path: the folder, or the name of a built-in demo dataset.
-        quick: look at card, table and the presence of files only, and open no image.
+        deep: open every image and mask too, in parallel.
+        workers: processes that open files; by default one per core that may be used, 16 at most.
+        progress: show a bar on stderr while files are opened.
+
+    Raises:
+        ValueError: `workers` is no number from 1 on.
     """
     try:
         root = resolve_folder(path)
@@ -64,13 +80,16 @@ def validate_folder(path: str | Path, *, quick: bool = False) -> ValidationRepor
     card, raw, problems = inspect_folder(root)
     if card is None or raw is None:
         return ValidationReport(problems)
-    if not quick:
-        problems += check_files(raw, card, root)
+    note = _SHALLOW.format(path=shlex.quote(str(path)))
+    if deep:
+        problems += check_files(raw, card, root, workers=workers, progress=progress)
+        note = "images and masks were opened"
     try:
         info = build_info(root, card, raw, list(card.attributes), problems)
     except (KeyError, TypeError, ValueError):  # a table with errors may be too broken to count
-        return ValidationReport(problems)
-    return ValidationReport(problems + _thin_groups(info), describe(info))
+        return ValidationReport(problems, note=note)
+    counts = count_groups(info)
+    return ValidationReport([*info.warnings, *_thin_groups(info, counts)], describe(info, counts), note)
 
 
 def count_groups(info: DatasetInfo) -> pd.DataFrame:
@@ -103,8 +122,9 @@ def _counts(info: DatasetInfo, part: pd.DataFrame, split: str, attribute: str, g
     return row
 
 
-def describe(info: DatasetInfo) -> str:
-    """What a dataset holds, as text: one line about it, then the table of `count_groups`."""
+def describe(info: DatasetInfo, counts: pd.DataFrame | None = None) -> str:
+    """What a dataset holds, as text: one line about it, then the table of `count_groups` (made here if not given)."""
+    counts = count_groups(info) if counts is None else counts
     patients = info.table["patient_id"].nunique()
     head = (
         f"{info.card.title}: {info.task}, {info.modality}, {info.spatial_dims}D, {len(info.table)} cases of "
@@ -112,13 +132,13 @@ def describe(info: DatasetInfo) -> str:
     )
     labels = f"\nlabels: {', '.join(f'{name} = {value}' for name, value in info.labels.items())}" if info.labels else ""
     notice = f"\nnotice: {info.notice}" if info.notice else ""
-    return f"{head}{labels}{notice}\n{count_groups(info).to_string(index=False)}"
+    return f"{head}{labels}{notice}\n{counts.to_string(index=False)}"
 
 
-def _thin_groups(info: DatasetInfo) -> list[Problem]:
+def _thin_groups(info: DatasetInfo, counts: pd.DataFrame) -> list[Problem]:
     """Groups that have no case, or lack a class, in a split where metrics will be asked for."""
     problems = []
-    for row in count_groups(info).to_dict("records"):
+    for row in counts.to_dict("records"):
         where = f"split {row['split']!r}: {row['attribute']} {row['group']!r}"
         lacking = [name for name in info.classes if row.get(name) == 0]
         if row["split"] == "train" or row["group"] == UNKNOWN:

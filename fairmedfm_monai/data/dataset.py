@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from fairmedfm_monai.data.card import CARD_FILE, Card
-from fairmedfm_monai.data.card_checks import did_you_mean
+from fairmedfm_monai.data.card_checks import check_prompts, did_you_mean
 from fairmedfm_monai.data.files import check_paths
 from fairmedfm_monai.data.manifest import (
     MANIFEST_FILES,
@@ -25,10 +25,10 @@ from fairmedfm_monai.data.manifest import (
     label_columns,
     read_manifest,
 )
-from fairmedfm_monai.data.problems import DatasetError, Problem, examples
+from fairmedfm_monai.data.problems import DatasetError, Problem, examples, raise_errors
 from fairmedfm_monai.data.splits import split_patients
 
-BUILT_IN = ("demo/xray", "demo/ct2d", "demo/ct3d")
+BUILT_IN = ("demo/xray", "demo/ct2d", "demo/ct3d", "demo/ct-nodules")
 SPLIT_SEED = 0
 
 
@@ -86,7 +86,12 @@ class DatasetInfo:
 
     @property
     def prompts(self) -> dict[str, list[str]]:
-        """Class slug -> its prompt ensemble."""
+        """Class slug -> its prompt ensemble, for usages that encode texts.
+
+        Raises:
+            DatasetError: a class has no prompt.
+        """
+        raise_errors(self.root / CARD_FILE, check_prompts(self.card.classes))
         return {name: list(prompts) for name, prompts in self.card.classes.items()}
 
     @property
@@ -164,7 +169,7 @@ def load_dataset(
 
     Args:
         dataset_dir: a folder with ``manifest.csv`` (or ``.parquet``) and ``dataset.json``, or a built-in demo dataset
-            (``demo/xray``, ``demo/ct2d``, ``demo/ct3d``), which is made on first use.
+            (``demo/xray``, ``demo/ct2d``, ``demo/ct3d``, ``demo/ct-nodules``), which is made on first use.
         attributes: names of the attributes to select (a list, or text with commas); None selects all.
         require_labels: False where only predictions are wanted. The truth is left out where any case lacks it.
 

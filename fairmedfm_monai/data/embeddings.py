@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fairmedfm_monai.data.content import encoder_key
+from fairmedfm_monai.data.descriptions import encoder_key
 from fairmedfm_monai.data.feature_store import joint_key
 from fairmedfm_monai.data.samples import SampleDataset, held
 

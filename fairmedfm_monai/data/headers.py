@@ -8,7 +8,9 @@ Frames used everywhere: array axes are x, y (, z) as in NIfTI, so a picture of W
 from __future__ import annotations
 
 import contextlib
-import struct
+import gzip
+import os
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,14 @@ import numpy as np
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 NIFTI = (".nii", ".nii.gz")
+FORMATS = "PNG, JPEG, BMP, TIFF, DICOM (a file, or a folder of one series), NIfTI, MHA and NRRD"
+# What people have in their folders and no reader here opens; anything else is tried.
+_ARRAYS = (".npz", ".npy", ".h5", ".hdf5", ".mat", ".pkl", ".pt", ".pth", ".mgz", ".mgh")
+_OTHER_PICTURES = (".gif", ".webp", ".svg", ".pdf", ".svs", ".mp4", ".avi", ".mov")
+_TEXTS = (".csv", ".tsv", ".txt", ".json", ".xml", ".xlsx")
+_PACKED = (".zip", ".tar", ".tgz", ".7z", ".rar", ".bz2", ".xz", ".gz")
+_FOREIGN = frozenset({*_ARRAYS, *_OTHER_PICTURES, *_TEXTS, *_PACKED})
+_BLOCK = 1 << 20  # bytes unpacked at a time
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -44,6 +54,15 @@ def kind_of(path: Path) -> str:
     if path.is_dir():
         return "series"
     return "picture" if name.endswith(PICTURES) else "itk"
+
+
+def foreign_suffix(name: str) -> str:
+    """Suffix of a file that no reader here opens, e.g. ``.npz``; empty for all others."""
+    name = name.lower()
+    if name.endswith(".nii.gz"):
+        return ""
+    suffix = os.path.splitext(name)[1]
+    return suffix if suffix in _FOREIGN else ""
 
 
 def series_files(folder: Path) -> list[str]:
@@ -105,13 +124,29 @@ def _itk_header(path: Path, kind: str) -> Header:
         reader.ReadImageInformation()
     size = list(reader.GetSize())
     if kind == "series" and len(files) > 1:
-        return Header((size[0], size[1], len(files)), reader.GetNumberOfComponents(), None)
+        shape = (size[0], size[1], len(files))
+        return Header(shape, reader.GetNumberOfComponents(), _series_affine(reader, files[-1], len(files)))
     shape = tuple(size[:2]) if len(size) > 2 and size[2] == 1 else tuple(size)
     return Header(shape, reader.GetNumberOfComponents(), itk_affine(reader) if len(shape) == 3 else None)
 
 
+def _series_affine(first: Any, last_file: str, count: int) -> np.ndarray:
+    """Index to RAS affine of a series, from the headers of its first and its last file."""
+    import SimpleITK
+
+    last = SimpleITK.ImageFileReader()
+    last.SetFileName(last_file)
+    with _plain_errors():
+        last.ReadImageInformation()
+    affine = np.eye(4)
+    affine[:3, :2] = np.asarray(first.GetDirection()).reshape(3, 3)[:, :2] * first.GetSpacing()[:2]
+    affine[:3, 2] = (np.asarray(last.GetOrigin()) - first.GetOrigin()) / (count - 1)
+    affine[:3, 3] = first.GetOrigin()
+    return LPS_TO_RAS @ affine
+
+
 def check_whole(path: str | Path) -> None:
-    """Raise when a file is cut off or damaged; NIfTI by its size, others by decoding them.
+    """Raise when a file is cut off or damaged: by decoding it, or by its size where it is not packed (``.nii``).
 
     Raises:
         Exception: with the reason, e.g. ``OSError: image file is truncated``.
@@ -119,7 +154,7 @@ def check_whole(path: str | Path) -> None:
     path = Path(path)
     kind = kind_of(path)
     if kind == "nifti":
-        _check_nifti_size(path)
+        _check_nifti(path)
     elif kind == "picture":
         from PIL import Image
 
@@ -133,12 +168,14 @@ def check_whole(path: str | Path) -> None:
 def mask_values(path: str | Path) -> set[float]:
     """The distinct values of a mask; empty where it cannot be decoded (`check_whole` tells why)."""
     path = Path(path)
+    slope, intercept = 1.0, 0.0
     try:
         if kind_of(path) == "nifti":
             import nibabel
 
             image: Any = nibabel.load(path)
-            array = np.asanyarray(image.dataobj)
+            array = np.asanyarray(image.dataobj.get_unscaled())  # scaling would make eight bytes of each voxel
+            slope, intercept = image.dataobj.slope, image.dataobj.inter
         elif kind_of(path) == "picture":
             from PIL import Image
 
@@ -148,7 +185,17 @@ def mask_values(path: str | Path) -> set[float]:
             array = read_itk(path)[0]
     except Exception:  # libraries raise anything on a damaged file
         return set()
-    return {float(value) for value in np.unique(array)}
+    return {float(value * slope + intercept) for value in _distinct(array)}
+
+
+def _distinct(array: np.ndarray) -> set[Any]:
+    """Distinct values, plane by plane in the order of memory: less to sort, and no copy of a volume."""
+    if array.ndim < 3:
+        return set(np.unique(array).tolist())
+    found: set[Any] = set()
+    for plane in array.T if array.flags.f_contiguous else array:
+        found.update(np.unique(plane).tolist() if plane.any() else [0])
+    return found
 
 
 def read_itk(path: Path) -> tuple[np.ndarray, Any]:
@@ -180,19 +227,25 @@ def _plain_errors() -> Iterator[None]:
         raise ValueError(reason) from None  # the report itself names files of SimpleITK's build machine
 
 
-def _check_nifti_size(path: Path) -> None:
-    """Compare the size that the header announces with the file's, or with the length that gzip stores at the end."""
+def _check_nifti(path: Path) -> None:
+    """Compare the size that the header announces with the file's; a packed one is unpacked, and its checksum tested."""
     import nibabel
 
     image: Any = nibabel.load(path)
     expected = image.dataobj.offset + int(np.prod(image.shape, dtype=np.int64)) * image.get_data_dtype().itemsize
-    if path.name.lower().endswith(".gz"):
-        with path.open("rb") as file:
-            file.seek(-4, 2)
-            size = struct.unpack("<I", file.read(4))[0]  # length modulo 2**32 of the last gzip member
-        expected %= 2**32
-    else:
-        size = path.stat().st_size
-    if size < expected or (path.name.lower().endswith(".gz") and size != expected):
+    try:
+        size = _unpacked_size(path) if path.name.lower().endswith(".gz") else path.stat().st_size
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        msg = f"it is cut off or damaged ({error})"
+        raise ValueError(msg) from error
+    if size < expected:
         msg = f"the header announces {expected} bytes, but the file holds {size}: it is cut off or damaged"
         raise ValueError(msg)
+
+
+def _unpacked_size(path: Path) -> int:
+    size = 0
+    with gzip.open(path) as stream:
+        while block := stream.read(_BLOCK):
+            size += len(block)
+    return size

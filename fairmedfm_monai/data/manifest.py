@@ -11,6 +11,7 @@ import pandas as pd
 
 from fairmedfm_monai.data.card import UNKNOWN, Attribute, Card, raw_text
 from fairmedfm_monai.data.card_checks import did_you_mean
+from fairmedfm_monai.data.csv_files import read_text_table
 from fairmedfm_monai.data.problems import DatasetError, Problem, examples
 
 MANIFEST_FILES = ("manifest.csv", "manifest.parquet")
@@ -45,12 +46,12 @@ def read_manifest(path: str | Path) -> pd.DataFrame:
     """
     file = find_manifest(Path(path)) if Path(path).is_dir() else Path(path)
     try:
-        if file.suffix == ".parquet":
-            table = pd.read_parquet(file)
-        else:
-            table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except Exception as error:  # pandas and pyarrow raise many kinds; all mean that the file is no table
-        raise DatasetError(file, [Problem("manifest_unreadable", f"the manifest cannot be read: {error}")]) from error
+        if file.suffix != ".parquet":
+            return read_text_table(file, (*REQUIRED, "split", "label", "mask"))
+        table = pd.read_parquet(file)
+    except Exception as error:  # pyarrow raises many kinds; all mean that the file is no table
+        message = f"the manifest cannot be read: {file.name}: {error}"
+        raise DatasetError(file, [Problem("manifest_unreadable", message)]) from error
     texts = {str(name).strip(): table[name].astype(object).map(raw_text).astype(object) for name in table.columns}
     return pd.DataFrame(texts, index=pd.RangeIndex(len(table)))
 

@@ -47,8 +47,13 @@ def raise_errors(source: object, problems: Sequence[Problem]) -> None:
         raise DatasetError(source, problems)
 
 
-def examples(items: Iterable[object]) -> str:
-    """Join the first few items as text and say how many more there are."""
+def examples(items: Iterable[object], total: int | None = None) -> str:
+    """Join the first few items as text and say how many more there are.
+
+    Args:
+        items: all items, or the first few of `total`.
+        total: number of all items; by default those given.
+    """
     listed = [str(item) for item in items]
-    more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
-    return ", ".join(listed[:SHOWN]) + more
+    rest = (len(listed) if total is None else total) - min(SHOWN, len(listed))
+    return ", ".join(listed[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")

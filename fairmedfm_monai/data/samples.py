@@ -21,7 +21,8 @@ from monai.data import Dataset
 
 import fairmedfm_monai
 from fairmedfm_monai.data.cases import case_name, short_reason
-from fairmedfm_monai.data.content import ContentKeys, describe_object
+from fairmedfm_monai.data.content import ContentKeys
+from fairmedfm_monai.data.descriptions import describe_object
 from fairmedfm_monai.data.feature_store import joint_key
 from fairmedfm_monai.data.home import home
 from fairmedfm_monai.data.sample_cuts import Cut

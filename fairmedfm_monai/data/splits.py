@@ -83,12 +83,11 @@ def _strata(table: pd.DataFrame, stratify: Sequence[str]) -> dict[str, tuple[str
 
 
 def _distinct_values(patients: pd.Series, values: pd.Series) -> dict[str, str]:
-    """Patient -> sorted distinct values, joined. Most patients have one, and need no grouping."""
-    pairs = pd.DataFrame({"patient": patients.to_numpy(), "value": values.to_numpy()}).drop_duplicates()
-    several = pairs["patient"].duplicated(keep=False)
-    found = dict(zip(pairs["patient"][~several], pairs["value"][~several], strict=True))
-    groups = pairs[several].sort_values("value").groupby("patient", sort=False)["value"]
-    return found | {str(patient): "|".join(group) for patient, group in groups}
+    """Patient -> sorted distinct values, joined. Plain Python: a pandas group per patient costs ten times as much."""
+    found: dict[str, set[str]] = {}
+    for patient, value in zip(patients.to_numpy(), values.to_numpy(), strict=True):
+        found.setdefault(patient, set()).add(value)
+    return {patient: "|".join(sorted(several)) for patient, several in found.items()}
 
 
 def _shuffle_key(seed: int, patient: str) -> bytes:

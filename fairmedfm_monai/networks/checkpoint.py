@@ -1,18 +1,27 @@
-"""Reading and checking weight files. Weights are data from strangers: nothing here executes what a file holds."""
+"""Reading and checking weight files. Weights are data from strangers: nothing here executes what a file holds.
+
+The one exception is a file that its user names by its SHA-256 in ``FAIRMEDFM_UNSAFE_PICKLE``.
+"""
 
 from __future__ import annotations
 
 import argparse
-import hashlib
+import os
 import pickle
-from collections.abc import Iterable, Mapping
+import re
+import warnings
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from fairmedfm_monai.networks.integrity import WeightsError, check_digest, check_whole, sha256_of
 from fairmedfm_monai.networks.jit_archive import is_jit_archive, read_jit_archive
+
+__all__ = ["State", "WeightsError", "check_digest", "load_checked", "read_checkpoint", "strict_keys"]
 
 State = dict[str, Tensor]
 Module = TypeVar("Module", bound=nn.Module)
@@ -21,67 +30,112 @@ Module = TypeVar("Module", bound=nn.Module)
 CONTAINERS = ("state_dict", "model_state_dict", "model", "teacher")
 # Harmless types that training scripts leave beside the weights (their command-line options).
 ALLOWED = (argparse.Namespace,)
+# What stand-ins hold: types without behaviour of their own, which a safe load refuses by name all the same.
+_PLAIN = (dict, list, str, int, float, bool)
+# SHA-256 of files that may be read without restriction, separated by commas.
+UNSAFE = "FAIRMEDFM_UNSAFE_PICKLE"
+# What torch and the reader of TorchScript archives say in their own words; torch's advice around it is to switch the
+# check off.
+_GLOBAL = re.compile(r"GLOBAL (\S+)|archive asks for (\S+),")
+_DETAIL = re.compile(r"(?:WeightsUnpickler error: )?([^\n]+?)\.?\s*Check the documentation")
 SHOWN = 5
 
 
-class WeightsError(RuntimeError):
-    """A weight file is missing, damaged, unsafe or of another model."""
-
-
-def check_digest(path: Path, expected: str | None) -> None:
-    """Compare the SHA-256 of ``path`` with ``expected``, whole or its first digits (None = not known: no check).
-
-    Raises:
-        WeightsError: if they differ.
-    """
-    if expected is None:
-        return
-    with path.open("rb") as file:
-        actual = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
-    if not actual.startswith(expected):
-        msg = (
-            f"{path} is not the published file: SHA-256 {actual}, expected {expected}. Delete it and fetch it again; "
-            "to use it nevertheless, give `weights` its path"
-        )
-        raise WeightsError(msg)
-
-
-def _digest(file: Any) -> str:
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
-
-
-def read_checkpoint(path: Path) -> State:
+def read_checkpoint(path: Path, *, inert: Sequence[str] = ()) -> State:
     """Read name -> tensor (on the CPU, in the file's own precision) from a weight file.
 
-    ``.safetensors``; files of ``torch.save`` (through ``weights_only=True`` and a short allow-list); TorchScript
-    archives, whose code is not run. Containers (``state_dict``, ``model_state_dict``, ``model``, ``teacher``) and a
-    common prefix ``module.`` are taken off.
+    ``.safetensors``; files of ``torch.save`` (through ``weights_only=True`` and a short allow-list; archives are mapped
+    into memory); TorchScript archives, whose code is not run. Containers (``state_dict``, ``model_state_dict``,
+    ``model``, ``teacher``) and a common prefix ``module.`` are taken off.
+
+    A file of ``torch.save`` that asks for other objects is read with Python's own pickle, which runs what the file
+    says, if the environment variable ``FAIRMEDFM_UNSAFE_PICKLE`` holds its SHA-256. A warning then says so.
+
+    Args:
+        path: the file.
+        inert: dotted names of classes whose objects a training left beside the weights. Empty stand-ins take their
+            place: nothing of those classes is imported or run. ``collections.defaultdict`` goes with them.
 
     Raises:
         WeightsError: if the file is damaged, holds objects that would have to be executed, or no weights.
     """
     try:
+        check_whole(path)
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
         if is_jit_archive(path):
             return read_jit_archive(path)
-        with torch.serialization.safe_globals(list(ALLOWED)):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        msg = (
-            f"{path} cannot be read as plain weights: {str(error).splitlines()[0]} A file that needs code to be run is "
-            "refused; convert it to .safetensors where you trust it"
-        )
-        raise WeightsError(msg) from error
+        content = _load(path, inert)
+    except WeightsError:
+        raise
+    except pickle.UnpicklingError as error:  # of a TorchScript archive
+        raise WeightsError(_refusal(path, error)) from error
     except Exception as error:
         msg = f"{path} cannot be read ({type(error).__name__}: {error}); it may be damaged: fetch it again"
         raise WeightsError(msg) from error
     return _unwrap(content, path)
+
+
+class _Discarded:
+    """Stands in for an object that training left beside the weights: made and thrown away, never run."""
+
+    def __setstate__(self, state: Any) -> None:
+        """Keep nothing."""
+
+
+def _plain_dict(*_: object) -> dict[object, object]:
+    """Stands in for ``defaultdict``, which a safe load cannot fill."""
+    return {}
+
+
+def _load(path: Path, inert: Sequence[str]) -> object:
+    """Content of a file of ``torch.save``: safely, or without restriction where the user named this very file."""
+    stand_ins: list[Any] = [(_Discarded, name) for name in inert]
+    if inert:
+        stand_ins += [(_plain_dict, "collections.defaultdict"), *_PLAIN]
+    try:
+        with torch.serialization.safe_globals([*ALLOWED, *stand_ins]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=_can_map(path))
+    except pickle.UnpicklingError as error:
+        with path.open("rb") as file:  # one handle for both, so that what is loaded is what was compared
+            digest = sha256_of(file)
+            if digest not in os.environ.get(UNSAFE, "").lower().replace(" ", "").split(","):
+                raise WeightsError(_refusal(path, error, digest=digest)) from error
+            warnings.warn(f"{path} is read by Python's pickle, which runs its code: {UNSAFE} names it", stacklevel=2)
+            file.seek(0)
+            return torch.load(file, map_location="cpu", weights_only=False)
+
+
+def _can_map(path: Path) -> bool:
+    """Whether the file can be mapped into memory: an archive whose members are not compressed."""
+    # Elsewhere a mapped file cannot be deleted, as is done with files that were taken out of another archive.
+    if os.name != "posix" or not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return all(member.compress_type == zipfile.ZIP_STORED for member in archive.infolist())
+
+
+def _refusal(path: Path, error: pickle.UnpicklingError, *, digest: str | None = None) -> str:
+    """Why a file is not read, and what its user can do; ``digest`` of a file that could be read without restriction."""
+    found, detail = _GLOBAL.search(str(error)), _DETAIL.search(str(error))
+    asked = next(filter(None, found.groups())) if found else ""
+    reason = detail[1].strip() if detail else "it is no file of torch.save"
+    if asked:
+        reason = f"it asks for {asked}, which is not on the allow-list"
+    msg = (
+        f"{path} cannot be read as plain weights: {reason}. A file that needs code to be run is refused: "
+        "look for the same weights as .safetensors"
+    )
+    if digest is None:
+        return msg
+    given = os.environ.get(UNSAFE)
+    other = f" (it holds {given!r}, which is not this file's)" if given else ""
+    return (
+        f"{msg}. Only if you trust its makers and its SHA-256 is the one they state, set the environment variable "
+        f"{UNSAFE}={digest}{other}: this one file is then read by Python's pickle, which runs whatever code it holds"
+    )
 
 
 def _unwrap(content: object, path: Path) -> State:

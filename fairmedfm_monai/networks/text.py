@@ -18,15 +18,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from fairmedfm_monai.networks.checkpoint import WeightsError
-from fairmedfm_monai.networks.weights import offline, weights_dir, weights_kind
+from fairmedfm_monai.networks.integrity import WeightsError, damage
+from fairmedfm_monai.networks.tokenizer_files import VOCABULARIES, fetch_tokenizer
+from fairmedfm_monai.networks.weights import weights_kind
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-# Any one of these holds a vocabulary; the others only add settings to it.
-VOCABULARIES = ("tokenizer.json", "vocab.txt", "spiece.model", "tokenizer.model")
-SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
 class Tokens(NamedTuple):
@@ -61,8 +58,8 @@ class TokenizerSource:
 
     Args:
         repo: Hugging Face repository.
-        folder: folder inside :func:`weights_dir` for its files.
-        cls: name of a tokenizer class of transformers, e.g. ``BertTokenizer``.
+        folder: folder inside the folder of weights for its files.
+        cls: name of a tokenizer class of transformers, one of ``VOCABULARIES``.
         options: further arguments of that class's ``from_pretrained``.
         begin: special tokens before a text (BERT's [CLS]).
         end: special tokens after it (BERT's [SEP]).
@@ -103,38 +100,14 @@ def load_tokenizer(repo: str, folder: str, cls: str, **options: Any) -> Tokenize
 
     Args:
         repo: Hugging Face repository.
-        folder: folder inside :func:`weights_dir`.
-        cls: name of a tokenizer class of transformers.
+        folder: folder inside the folder of weights.
+        cls: name of a tokenizer class of transformers, one of ``VOCABULARIES``.
         options: further arguments of its ``from_pretrained``.
 
     Raises:
         WeightsError: if there is no vocabulary and none can be fetched, or it cannot be read.
     """
-    place = weights_dir() / folder
-    if not any((place / name).is_file() for name in VOCABULARIES):
-        _fetch(repo, place)
-    return _read(place, cls, tuple(sorted(options.items())))
-
-
-def _fetch(repo: str, place: Path) -> None:
-    """Bring the tokenizer files of ``repo`` into ``place``."""
-    reason = "downloads are switched off (FAIRMEDFM_OFFLINE or HF_HUB_OFFLINE)"
-    if not offline():
-        try:
-            from huggingface_hub import snapshot_download
-
-            snapshot_download(repo, allow_patterns=[*VOCABULARIES, *SETTINGS], local_dir=place)
-        except Exception as error:  # whatever a network client raises, the user needs the same advice
-            reason = f"{repo} failed ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
-        else:
-            if any((place / name).is_file() for name in VOCABULARIES):
-                return
-            reason = f"{repo} has none of {', '.join(VOCABULARIES)}"
-    msg = (
-        f"the tokenizer is not here: put its files ({' or '.join(VOCABULARIES)}, and tokenizer_config.json where there "
-        f"is one) into {place}. They come from https://huggingface.co/{repo}. Tried: no local file; {reason}"
-    )
-    raise WeightsError(msg)
+    return _read(fetch_tokenizer(repo, folder, VOCABULARIES[cls]).parent, cls, tuple(sorted(options.items())))
 
 
 @functools.cache
@@ -144,8 +117,10 @@ def _read(place: Path, cls: str, options: tuple[tuple[str, Any], ...]) -> Tokeni
     try:
         loaded = getattr(transformers, cls).from_pretrained(str(place), local_files_only=True, **dict(options))
     except Exception as error:
+        broken = [(file.name, damage(file)) for file in sorted(place.iterdir()) if file.suffix in {".model", ".txt"}]
+        seen = next((f"; {name} is {noun}" for name, noun in broken if noun), "")
         msg = (
-            f"the tokenizer files in {place} cannot be read as {cls} ({type(error).__name__}: {error}); "
+            f"the tokenizer files in {place} cannot be read as {cls} ({type(error).__name__}: {error}{seen}); "
             "delete them and fetch them again"
         )
         raise WeightsError(msg) from error
@@ -232,11 +207,9 @@ def tokenize(
         pad_to: length of the result; None = that of the longest text.
 
     Raises:
-        ValueError: if there is no text, or ``texts`` is one string.
+        ValueError: see :func:`check_texts`.
     """
-    if isinstance(texts, str) or not texts:
-        msg = f"`texts` must be a non-empty list of strings, but got {texts!r}"
-        raise ValueError(msg)
+    check_texts(texts)
     rows = [tokenizer.numbers(text) for text in texts]
     warn_cut(texts, [len(row) for row in rows], limit=limit, model=model)
     rows = [row if len(row) <= limit else [*row[: limit - 1], row[-1]] for row in rows]
@@ -246,15 +219,37 @@ def tokenize(
     return Tokens(ids, (torch.arange(width) < lengths[:, None]).long())
 
 
+def check_texts(texts: Sequence[str]) -> None:
+    """Refuse what is no list of prompts: a single string, an empty list, an empty prompt.
+
+    Raises:
+        ValueError: naming the prompt by its place.
+    """
+    if isinstance(texts, str) or not texts:
+        msg = f"`texts` must be a non-empty list of strings, but got {texts!r}"
+        raise ValueError(msg)
+    empty = [place for place, text in enumerate(texts) if not isinstance(text, str) or not text.strip()]
+    if empty:
+        msg = (
+            f"`texts` must hold prompts of at least one word, but number {empty[0] + 1} of {len(texts)} is "
+            f"{texts[empty[0]]!r}; give each class at least one prompt"
+        )
+        raise ValueError(msg)
+
+
 def warn_cut(texts: Sequence[str], lengths: Sequence[int], *, limit: int, model: str) -> None:
-    """Warn how many of ``texts`` have more than ``limit`` tokens.
+    """Warn how many of ``texts`` have more than ``limit`` tokens, and refuse empty ones.
 
     Args:
         texts: N texts.
         lengths: their numbers of tokens, special ones included.
         limit: what the model takes.
         model: its name.
+
+    Raises:
+        ValueError: see :func:`check_texts`.
     """
+    check_texts(texts)
     cut = [text for text, length in zip(texts, lengths, strict=True) if length > limit]
     if cut:
         warnings.warn(

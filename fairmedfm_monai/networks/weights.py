@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-
-# huggingface_hub reads this once, when it is first imported (open_clip and transformers import it too).
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import torch
 from torch import nn
@@ -25,6 +21,8 @@ from fairmedfm_monai.networks.checkpoint import (
     read_checkpoint,
     strict_keys,
 )
+from fairmedfm_monai.networks.hub import PAGE, explain, hub_file, offline  # switches the hub's telemetry off
+from fairmedfm_monai.networks.integrity import check_whole
 
 __all__ = [
     "KINDS",
@@ -139,12 +137,6 @@ def resolve_weights(weights: str | Path, source: WeightSource) -> Path | None:
     return path
 
 
-def offline() -> bool:
-    """Whether the environment forbids downloads (FAIRMEDFM_OFFLINE or HF_HUB_OFFLINE set to 1, true, yes or on)."""
-    values = (os.environ.get(name, "").lower() for name in ("FAIRMEDFM_OFFLINE", "HF_HUB_OFFLINE"))
-    return any(value in {"1", "true", "yes", "on"} for value in values)
-
-
 def fetch_weights(source: WeightSource) -> Path:
     """Download ``source`` into :func:`weights_dir` (link first: its digest is known; then the hub).
 
@@ -155,13 +147,14 @@ def fetch_weights(source: WeightSource) -> Path:
     if offline():
         reasons.append("downloads are switched off (FAIRMEDFM_OFFLINE or HF_HUB_OFFLINE)")
     else:
-        for download, address in ((_from_link, source.url), (_from_hub, source.repo)):
+        ways = ((_from_link, source.url, _link_reason), (_from_hub, source.repo, explain))
+        for download, address, reason in ways:
             if not address:
                 continue
             try:
                 return download(source)
             except Exception as error:  # whatever a network client raises, the user needs the same advice
-                reasons.append(f"{address} failed ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})")
+                reasons.append(reason(error, address))
     others = f" (or {', '.join(source.names[1:])})" if len(source.names) > 1 else ""
     msg = (
         f"pretrained weights are not here: put {source.names[0]}{others} into {weights_dir()}, or give `weights` its "
@@ -182,23 +175,23 @@ def _from_link(source: WeightSource) -> Path:
     return _store(source, name, download)
 
 
+def _link_reason(error: Exception, url: str) -> str:
+    return f"{url} failed ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
+
+
 def _from_hub(source: WeightSource) -> Path:
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     for file in source.repo_files:
         name = next(name for name in source.names if name.endswith(Path(file).suffix))
         try:
-            return _store(source, name, functools.partial(_hub_file, source.repo, file))
+            return _store(source, name, functools.partial(hub_file, source.repo, file))
+        except LocalEntryNotFoundError:  # an EntryNotFoundError too, but it means that the hub was not reached
+            raise
         except EntryNotFoundError:
             continue
-    msg = f"the repository has none of {', '.join(source.repo_files)}"
+    msg = f"it has none of {', '.join(source.repo_files)}; look how its files are called at {PAGE.format(source.repo)}"
     raise WeightsError(msg)
-
-
-def _hub_file(repo: str, file: str, folder: Path) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    return Path(hf_hub_download(repo, file, local_dir=folder))
 
 
 def _store(source: WeightSource, name: str, download: Callable[[Path], Path]) -> Path:
@@ -208,5 +201,6 @@ def _store(source: WeightSource, name: str, download: Callable[[Path], Path]) ->
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".download-") as folder:
         path = download(Path(folder))
         check_digest(path, source.sha256.get(name))
+        check_whole(path)
         shutil.move(path, target)
     return target

@@ -73,6 +73,7 @@ def build_context(
         "title": title,
         "split": split,
         "run": run,
+        "licence": wording.licence(run),
         "banners": list(dict.fromkeys(seen_first)),
         "notes": [note for note in report.notes if note not in banners and NOT_CALIBRATED not in note],
         "research_use": wording.RESEARCH_USE,

@@ -85,7 +85,7 @@ def render(context: Mapping[str, Any]) -> str:
 
 def facts(run: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What identifies the run, for the methods box: model tags, seeds, hashes, versions."""
-    found = [(wording.readable(str(key)), str(value)) for key, value in run.get("tags", {}).items() if value]
+    found = [(wording.readable(str(key)), str(value)) for key, value in wording.described(run).items() if value]
     found += [(f"SHA-256 of {name}", str(value)) for name, value in run.get("hashes", {}).items()]
     versions = ", ".join(f"{name} {version}" for name, version in run.get("versions", {}).items())
     return [*found, *([("software", versions)] if versions else [])]

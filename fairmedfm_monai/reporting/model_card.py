@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from . import wording
+
 
 def model_card(context: Mapping[str, Any]) -> str:
     """Write the card from the report's own context, so that both always agree.
@@ -17,7 +19,8 @@ def model_card(context: Mapping[str, Any]) -> str:
         f"> {context['research_use']}",
         *(f"> **Note.** {banner}" for banner in context["banners"]),
         "## Model",
-        _bullets(context["run"].get("tags", {}).items()) or "- not described by the run",
+        _bullets(wording.described(context["run"]).items()) or "- not described by the run",
+        context["licence"],
         "## Intended use",
         "Research on how the performance of imaging foundation models differs between patient groups. "
         "Not for diagnosis, triage or any other clinical decision.",

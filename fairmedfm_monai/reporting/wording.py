@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from fairmedfm_monai.fairness.registry import METRICS as REGISTRY
 
@@ -150,3 +152,14 @@ def count(value: float, noun: str) -> str:
 def scope(prompt: str, label: str) -> str:
     """What a row is about besides the group: label and prompt, empty where there is neither."""
     return ", ".join(part for part in (readable(label), f"{readable(prompt)} prompt" if prompt else "") if part)
+
+
+def described(run: Mapping[str, Any]) -> dict[str, Any]:
+    """The run's tags but those that stand elsewhere: stamps are banners, the licence has its own line."""
+    return {key: value for key, value in run.get("tags", {}).items() if key not in {"stamps", "weights_licence"}}
+
+
+def licence(run: Mapping[str, Any]) -> str:
+    """The line on the licence of the weights; empty where the run does not tell."""
+    found = run.get("tags", {}).get("weights_licence")
+    return f"Weights licence: {found}" if found else ""

@@ -11,6 +11,15 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
+from fairmedfm_monai.transforms.source_values import (
+    check_b_max,
+    check_percentiles,
+    finite_sample,
+    image_name,
+    known_source_max,
+    warn_once,
+)
+
 # Centre and width in HU, the usual reading-room values (Radiopaedia, "Windowing (CT)").
 WINDOWS: Mapping[str, tuple[float, float]] = {
     "abdomen": (50.0, 400.0),
@@ -26,7 +35,7 @@ WINDOWS: Mapping[str, tuple[float, float]] = {
 DEFAULT_WINDOW = "soft_tissue"
 _GREY = (0.299, 0.587, 0.114)  # luma weights of ITU-R BT.601
 _PHOTOMETRIC = "00280004"  # DICOM tag of the photometric interpretation, as pydicom writes it into JSON
-_SAMPLE = 1_000_000  # values from which percentiles are taken
+_EIGHT_BITS = 255.0
 
 
 def window_bounds(window: str | Sequence[float] | None) -> tuple[float, float]:
@@ -85,7 +94,15 @@ class CTWindowd(MapTransform):
         result = dict(data)
         low, high = self.output_range
         for key in self.key_iterator(result):
-            image = torch.as_tensor(result[key]).to(torch.float32)
+            image = torch.as_tensor(result[key])
+            if known_source_max(image) == _EIGHT_BITS:
+                warn_once(
+                    "picture",
+                    "%s: a file of 8 bits holds the values of a picture, not HU, and is windowed as HU all the same; "
+                    "convert it to HU, or name the values: `window` = [127.5, 255] keeps all of them",
+                    image_name(image),
+                )
+            image = image.to(torch.float32)
             # One copy, then in place: a volume of 600 slices takes 600 MB in each step otherwise.
             image = torch.nan_to_num(image, nan=self.low, posinf=self.high, neginf=self.low)
             unit = image.sub_(self.low).div_(self.high - self.low).clamp_(0.0, 1.0)
@@ -94,18 +111,19 @@ class CTWindowd(MapTransform):
 
 
 class XRayIntensityd(MapTransform):
-    """Scale a radiograph of any bit depth to [0, 1], one channel, bone bright.
+    """Scale a radiograph of any bit depth to [0, b_max], one channel, bone bright.
 
-    ``out = clip((v - p_low) / (p_high - p_low), 0, 1)`` with percentiles of the finite values (of an even sample of a
-    million where there are more), so that burnt-in markers and collimator edges do not set the scale. Colour images
-    become grey first. A constant image becomes 0.
+    ``out = clip((v - p_low) / (p_high - p_low), 0, 1) * b_max`` with percentiles of the finite values (of an even
+    sample of a million where there are more), so that burnt-in markers and collimator edges do not set the scale.
+    Colour images become grey first. A constant image becomes 0.
 
     Args:
         keys: images of shape (1 or 3, spatial...).
         lower: percentile that becomes 0.
-        upper: percentile that becomes 1.
+        upper: percentile that becomes `b_max`.
         invert: True, False, or ``"auto"``: where the meta data say that the values are MONOCHROME1 (low is bright), as
             those of MONAI's ``PydicomReader(prune_metadata=False)`` do. `CaseReader` has turned such images round.
+        b_max: value of the brightest; the darkest is 0.
         allow_missing_keys: whether absent keys are passed over.
     """
 
@@ -116,16 +134,15 @@ class XRayIntensityd(MapTransform):
         lower: float = 0.5,
         upper: float = 99.5,
         invert: bool | str = "auto",
+        b_max: float = 1.0,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        if not 0 <= lower < upper <= 100:
-            msg = f"`lower` and `upper` must be percentiles with 0 <= lower < upper <= 100, but got {lower} and {upper}"
-            raise ValueError(msg)
         if invert not in (True, False, "auto"):
             msg = f"`invert` must be true, false or 'auto', but got {invert!r}"
             raise ValueError(msg)
-        self.lower, self.upper, self.invert = lower, upper, invert
+        self.lower, self.upper = check_percentiles(lower, upper)
+        self.invert, self.b_max = invert, check_b_max(b_max)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Scale the images of `keys`; other entries stay as they are."""
@@ -135,17 +152,12 @@ class XRayIntensityd(MapTransform):
             low, high = self._bounds(image)
             scaled = torch.nan_to_num((image - low) / (high - low), nan=0.0) if high > low else image * 0.0
             scaled = scaled.clamp(0.0, 1.0)
-            result[key] = 1.0 - scaled if self._inverted(image) else scaled
+            upright = 1.0 - scaled if self._inverted(image) else scaled
+            result[key] = upright * self.b_max if self.b_max != 1.0 else upright
         return result
 
     def _bounds(self, image: torch.Tensor) -> tuple[float, float]:
-        values = np.asarray(image).ravel()
-        values = values[:: -(-values.size // _SAMPLE) or 1]
-        values = values[np.isfinite(values)]
-        if not values.size:
-            msg = "the image has no finite value"
-            raise ValueError(msg)
-        low, high = np.percentile(values, (self.lower, self.upper))
+        low, high = np.percentile(finite_sample(image), (self.lower, self.upper))
         return float(low), float(high)
 
     def _inverted(self, image: torch.Tensor) -> bool:

@@ -11,8 +11,11 @@ from monai.data.image_reader import ImageReader, NibabelReader
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
 from fairmedfm_monai.data.headers import LPS_TO_RAS, itk_affine, kind_of, read_itk
+from fairmedfm_monai.transforms.source_values import SOURCE_MAX, max_of_dtype
 
 NO_CHANNEL = float("nan")  # MONAI's mark for an array without channel axis
+_PNG_SAMPLES = {2: 3, 4: 2, 6: 4}  # per pixel, by colour type
+_BITS_STORED, _PHOTOMETRIC = "0028|0101", "0028|0004"
 
 
 class CaseReader(ImageReader):
@@ -26,8 +29,9 @@ class CaseReader(ImageReader):
     columns and H rows becomes (W, H). Affines map indices to RAS millimetres; a 2D image has the affine
     ``diag(-sx, -sy, 1, 1)`` with sx, sy the pixel spacing in mm (1 where the file has none), as MONAI's ``ITKReader``
     gives it, so ``Orientationd(axcodes="PLS")`` turns both pictures and volumes into rows x columns as on a screen.
-    DICOM values come after the rescale slope, and MONOCHROME1 comes turned round, so that high values are bright. Only
-    what MONAI needs (affine, shape, channel axis, file name) is kept of a header.
+    DICOM values come after the rescale slope, and MONOCHROME1 comes turned round, so that high values are bright. Of a
+    header, only what MONAI needs (affine, shape, channel axis, file name) is kept, and the bit depth: ``source_max`` is
+    the largest value that the file can hold (255 for 8 bits), NaN for floating, signed and rescaled values.
     """
 
     def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
@@ -73,8 +77,9 @@ def _read(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     return _read_itk(path)
 
 
-def _meta(shape: tuple[int, ...], affine: np.ndarray, channel_dim: float) -> dict[str, Any]:
+def _meta(shape: tuple[int, ...], affine: np.ndarray, channel_dim: float, *, source_max: float) -> dict[str, Any]:
     return {
+        SOURCE_MAX: source_max,
         MetaKeys.AFFINE: affine,
         MetaKeys.ORIGINAL_AFFINE: affine.copy(),
         MetaKeys.SPATIAL_SHAPE: np.asarray(shape),
@@ -87,25 +92,38 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     reader = NibabelReader()
     array, header = reader.get_data(reader.read(path))
     shape = tuple(int(size) for size in header[MetaKeys.SPATIAL_SHAPE])
-    return array, _meta(shape, np.asarray(header[MetaKeys.AFFINE]), header[MetaKeys.ORIGINAL_CHANNEL_DIM])
+    affine, channel_dim = np.asarray(header[MetaKeys.AFFINE]), header[MetaKeys.ORIGINAL_CHANNEL_DIM]
+    return array, _meta(shape, affine, channel_dim, source_max=max_of_dtype(array.dtype))
 
 
 def _has_deep_colour(path: Path) -> bool:
-    """Whether a picture has more than 8 bits per colour, which Pillow would cut without a word."""
+    """Whether a picture has more than 8 bits per colour, which Pillow would cut without a word.
+
+    Raises:
+        ValueError: grey with alpha of more than 8 bits, which neither Pillow nor SimpleITK reads as it is.
+    """
+    bits = _bits_per_sample(path)
+    if len(bits) == 2 and max(bits) > 8:
+        msg = f"{path}: grey with alpha of {max(bits)} bits, which is not read in full depth; save it without alpha"
+        raise ValueError(msg)
+    return len(bits) > 1 and max(bits) > 8
+
+
+def _bits_per_sample(path: Path) -> tuple[int, ...]:
+    """Bit depth of each channel of a PNG or TIFF; of other pictures 8 bits."""
     from PIL import Image
 
     with path.open("rb") as file:
         head = file.read(26)
-    if head.startswith(b"\x89PNG"):
-        return len(head) == 26 and head[24] == 16 and head[25] in (2, 6)  # IHDR: bit depth, colour type
+    if head.startswith(b"\x89PNG") and len(head) == 26:
+        return (head[24],) * _PNG_SAMPLES.get(head[25], 1)  # IHDR: bit depth, colour type
     if not head.startswith((b"II", b"MM")):
-        return False
+        return (8,)
     try:
         with Image.open(path) as picture:
-            bits = getattr(picture, "tag_v2", {}).get(258, (8,))  # TIFF BitsPerSample
+            return tuple(getattr(picture, "tag_v2", {}).get(258, (8,)))  # TIFF BitsPerSample
     except OSError:
-        return True  # more than Pillow knows: SimpleITK may read it
-    return len(bits) > 1 and max(bits) > 8
+        return (16, 16, 16)  # more than Pillow knows: SimpleITK may read it
 
 
 def _read_picture(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
@@ -119,7 +137,8 @@ def _read_picture(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
         msg = f"the picture is cut off or damaged ({error})"
         raise ValueError(msg) from error
     array = np.swapaxes(array, 0, 1)
-    return array, _meta(array.shape[:2], LPS_TO_RAS.copy(), NO_CHANNEL if array.ndim == 2 else -1)
+    channel_dim = NO_CHANNEL if array.ndim == 2 else -1
+    return array, _meta(array.shape[:2], LPS_TO_RAS.copy(), channel_dim, source_max=max_of_dtype(array.dtype))
 
 
 def _plain(picture: Any) -> Any:
@@ -145,4 +164,14 @@ def _read_itk(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     if array.ndim > dims and array.shape[-1] == 4:
         array = array[..., :3]  # alpha
     channel_dim = NO_CHANNEL if array.ndim == dims else -1
-    return np.ascontiguousarray(array), _meta(array.shape[:dims], itk_affine(image), channel_dim)
+    meta = _meta(array.shape[:dims], itk_affine(image), channel_dim, source_max=_itk_max(array, image))
+    return np.ascontiguousarray(array), meta
+
+
+def _itk_max(array: np.ndarray, image: Any) -> float:
+    """By the sample type, or by DICOM's Bits Stored where they are fewer (those of a colour table are its index's)."""
+    full = max_of_dtype(array.dtype)
+    tags = {tag: image.GetMetaData(tag) for tag in (_BITS_STORED, _PHOTOMETRIC) if image.HasMetaDataKey(tag)}
+    if _BITS_STORED not in tags or tags.get(_PHOTOMETRIC, "").startswith("PALETTE"):
+        return full
+    return min(full, 2.0 ** int(tags[_BITS_STORED]) - 1)

@@ -20,6 +20,8 @@ INTERPOLATIONS = {
     "box": Image.Resampling.BOX,  # area averaging
 }
 PADS = ("centre", "end")
+_SUPPORT = 2  # of the widest filter, in pixels of the larger grid
+_MOST_PIXELS = 2**24  # of a resized picture: 334 times as long as wide at 224 pixels
 
 
 class PILResized(MapTransform):
@@ -84,15 +86,32 @@ class PILResized(MapTransform):
 
     def _picture(self, array: NDArray[np.uint8]) -> NDArray[np.float32]:
         """One picture (C, H, W) of 8 bit, resized, in [0, 1]."""
-        height, width = array.shape[1:]
         picture = Image.fromarray(array[0] if len(array) == 1 else np.ascontiguousarray(array.transpose(1, 2, 0)))
-        resized: NDArray[np.float32] = np.asarray(
-            picture.resize(self._target(width, height), self.filter), dtype=np.float32
-        ) / np.float32(255)
+        resized: NDArray[np.float32] = np.asarray(self._fitted(picture), dtype=np.float32) / np.float32(255)
         channels = resized[None] if resized.ndim == 2 else resized.transpose(2, 0, 1)
         if self.crop is not None:
             channels = _centre(channels, self.crop, at_end=self.pad == "end")
         return np.ascontiguousarray(channels, dtype=np.float32)
+
+    def _fitted(self, picture: Image.Image) -> Image.Image:
+        """Resized; of a picture so elongated that it would become a huge one, only the part that the crop keeps.
+
+        1 x 20,000 pixels would become a thousand million. The part is that of the whole, within a grey level: PIL takes
+        the borders of a box with 24 bits.
+        """
+        edges = list(self._target(*picture.size))
+        if self.crop is None or max(edges) <= self.crop or edges[0] * edges[1] <= _MOST_PIXELS:
+            return picture.resize((edges[0], edges[1]), self.filter)
+        part, box = [0, 0, *picture.size], [0.0, 0.0, *map(float, picture.size)]
+        axis = int(edges[1] > edges[0])
+        step = picture.size[axis] / edges[axis]
+        first, last = (step * (round((edges[axis] - self.crop) / 2) + edge) for edge in (0, self.crop))
+        # What the filter sees and no more: the closer the box is to 0, the finer are its borders.
+        part[axis] = max(int(first - _SUPPORT * max(step, 1)), 0)
+        part[axis + 2] = min(int(last + _SUPPORT * max(step, 1)) + 1, picture.size[axis])
+        box[axis], box[axis + 2], edges[axis] = first - part[axis], last - part[axis], self.crop
+        cut = picture.crop((part[0], part[1], part[2], part[3]))
+        return cut.resize((edges[0], edges[1]), self.filter, box=(box[0], box[1], box[2], box[3]))
 
     def _target(self, width: int, height: int) -> tuple[int, int]:
         if self.mode == "squash":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -45,8 +46,8 @@ def add_lora(
         seed: of A (B starts at zero, so nothing changes before the first step).
 
     Raises:
-        ValueError: for a rank below 1, a target that matches nothing, or one inside ``nn.MultiheadAttention``, whose
-            weight is read past the adapter: it would never train.
+        ValueError: for a rank below 1, a target that matches nothing, or something that takes no adapter, or a layer
+            inside ``nn.MultiheadAttention``, whose weight is read past the adapter: it would never train.
     """
     if rank < 1 or not 0 <= dropout < 1:
         msg = f"`rank` must be at least 1 and `dropout` in [0, 1), but got {rank} and {dropout}"
@@ -79,16 +80,30 @@ def _matches(network: nn.Module, targets: Sequence[str], *, encoder: str) -> lis
                 f"adapter there gets no gradient; name the attention itself ({owner})"
             )
             raise ValueError(msg)
-        if not names:
-            linear = (nn.Linear, nn.Conv2d, nn.MultiheadAttention)
+        linear = (nn.Linear, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention)
+        unfit = [f"{name} ({type(modules[name]).__name__})" for name in names if not isinstance(modules[name], linear)]
+        if unfit or not names:
             known = sorted({name.rpartition(".")[2] for name, module in modules.items() if isinstance(module, linear)})
-            msg = f"`target_modules`: nothing in the encoder is called {target}; layers there are {', '.join(known)}"
-            raise ValueError(msg)
+            raise ValueError(_no_layer(target, unfit[0] if unfit else "", known))
         found += names
     if not found:
         msg = "`target_modules` must name at least one kind of layer"
         raise ValueError(msg)
     return found
+
+
+def _no_layer(target: str, unfit: str, known: Sequence[str]) -> str:
+    """What is wrong with a target (``unfit``: a module that it means), which names are near and where to choose."""
+    problem = f"nothing in the encoder is called {target}"
+    if unfit:
+        problem = f"{target} means {unfit}, which takes no adapter"
+    near = difflib.get_close_matches(target.rpartition(".")[2], known, n=3, cutoff=0.4)
+    nearest = f" (nearest: {', '.join(near)})" if near else ""
+    return (
+        f"`target_modules`: {problem}; layers there are {', '.join(known)}{nearest}. Choose by `lora_targets` of "
+        "train.json or of the command line; its default is the field `lora_targets` of the FM's catalog row, or of its "
+        "variant there"
+    )
 
 
 def trainable_parameters(network: nn.Module) -> tuple[int, int]:

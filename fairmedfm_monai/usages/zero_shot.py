@@ -109,14 +109,19 @@ def text_terms(
 @torch.no_grad()
 def class_embeddings(encoder: VisionLanguageEncoder, classes: Mapping[str, Sequence[str]]) -> Tensor:
     """Mean text embedding of each class's prompts, (C, E), unit length."""
-    empty = [name for name, prompts in classes.items() if isinstance(prompts, str) or not prompts]
+    empty = [name for name, prompts in classes.items() if not _are_texts(prompts)]
     if empty or not classes:
-        msg = (
-            "`classes` must map each class to a non-empty list of prompts, "
-            f"but {f'{empty[0]!r} has none' if empty else 'it is empty'}"
-        )
+        given = f"the prompts of {empty[0]!r} are {classes[empty[0]]!r}" if empty else "it is empty"
+        msg = f"`classes` must map each class to a non-empty list of prompts, none of them empty, but {given}"
         raise ValueError(msg)
     prompts = [prompt for group in classes.values() for prompt in group]
     embedded = F.normalize(encoder.encode_text(prompts)["zero_shot"], dim=-1)
     groups = embedded.split([len(group) for group in classes.values()])
     return F.normalize(torch.stack([group.mean(dim=0) for group in groups]), dim=-1)
+
+
+def _are_texts(prompts: object) -> bool:
+    """Whether there is at least one prompt, and each says something."""
+    if isinstance(prompts, str) or not isinstance(prompts, Sequence):
+        return False
+    return bool(prompts) and all(isinstance(prompt, str) and prompt.strip() for prompt in prompts)

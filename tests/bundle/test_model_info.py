@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from fairmedfm_monai.bundle.model_info import ModelInfo, read_model_info
+from fairmedfm_monai.bundle.model_info import RECORDED_PACKAGES, ModelInfo, read_model_info
+from fairmedfm_monai.catalog import rows
 
 
 def _info(**changes: object) -> ModelInfo:
@@ -19,6 +20,12 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     info = read_model_info(tmp_path / "model.pt", fm="clip", usage="linear_probe")
     assert (info.classes, info.seed, info.trained, info.geometry) == (["a", "b"], 3, True, "tiny")
     assert info.versions["torch"]
+
+
+def test_versions_of_all_packages_that_build_a_network_are_recorded(tmp_path: Path) -> None:
+    assert {package for row in rows().values() for package in row.packages} <= set(RECORDED_PACKAGES)
+    versions = json.loads(_info().write(tmp_path).read_text())["versions"]
+    assert versions["timm"][0].isdigit()
 
 
 def test_a_path_to_weights_is_not_kept(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 
 from fairmedfm_monai.bundle.configs.common import TRAINED as TRAINED_USAGES
 from fairmedfm_monai.bundle.render import bundle_names
-from fairmedfm_monai.catalog import rows
+from fairmedfm_monai.catalog import Row, input_spec, rows
 from tests.bundle.runs import copy_bundle, run, tables
 
 FMS = [row for row in rows().values() if row.task == "classification"]
@@ -49,6 +49,16 @@ def bundle_copy(tmp_path: Path) -> Copy:
     return lambda name: copy_bundle(name, tmp_path)
 
 
+@pytest.mark.parametrize("name", [row.bundles[0] for row in FMS if row.is_volumetric and row.bundles])
+def test_a_model_of_ct_volumes_refuses_pictures(name: str, bundle_copy: Copy, xray_dir: Path) -> None:
+    bundle = bundle_copy(name)
+    options = {"weights": "tiny", "variant": smallest_variant(row_of(name)), "dataset_dir": str(xray_dir)}
+    for config in ("train", "evaluate"):
+        with pytest.raises((RuntimeError, ValueError)) as caught:
+            run(bundle, config, tracking_uri="off", **options)
+        assert "but got 2D 'xray'; take a bundle of a model of pictures" in "".join(_chain(caught.value))
+
+
 @pytest.mark.parametrize("name", ZERO_SHOT)
 def test_zero_shot_evaluates_and_is_stamped(name: str, bundle_copy: Copy, xray_dir: Path, tracking_uri: str) -> None:
     bundle = bundle_copy(name)
@@ -65,19 +75,34 @@ def test_zero_shot_evaluates_and_is_stamped(name: str, bundle_copy: Copy, xray_d
     assert json.loads((bundle / "eval" / "run.json").read_text())
 
 
+def row_of(name: str) -> Row:
+    return next(row for row in FMS if name in row.bundles)
+
+
+def smallest_variant(row: Row) -> str:
+    """Of a model of volumes, the variant of the fewest voxels; else the default."""
+    sizes = {name: np.prod(input_spec(row.name, name).get("window", 0)) for name in row.variants}
+    return min(sizes, key=lambda name: (sizes[name], name != row.default_variant))
+
+
 @pytest.mark.parametrize("name", TRAINED)
 def test_trained_usages_train_evaluate_and_infer(
-    name: str, bundle_copy: Copy, xray_dir: Path, tracking_uri: str
+    name: str, bundle_copy: Copy, xray_dir: Path, ct_nodules_dir: Path, tracking_uri: str
 ) -> None:
-    bundle = bundle_copy(name)
-    common = {"dataset_dir": str(xray_dir), "tracking_uri": tracking_uri}
-    run(bundle, "train", weights="tiny", epochs=2, batch_size=8, **common)
+    row, bundle = row_of(name), bundle_copy(name)
+    data, classes = (xray_dir, ["no_finding", "finding"])
+    options: dict[str, object] = {"epochs": 2, "batch_size": 8}
+    if row.is_volumetric:
+        data, classes = (ct_nodules_dir, ["no_nodule", "nodule"])
+        options = {"epochs": 1, "variant": smallest_variant(row)}
+    common = {"dataset_dir": str(data), "tracking_uri": tracking_uri}
+    run(bundle, "train", weights="tiny", **options, **common)
     state = torch.load(bundle / "models" / "model.pt", weights_only=True)
     assert any(key.startswith("encoder.") for key in state)
     assert any(key.startswith("head.") for key in state)
     assert not any("lora" in key or "base_model" in key for key in state)
     info = json.loads((bundle / "models" / "model.json").read_text())
-    assert (info["weights"], list(info["classes"])) == ("tiny", ["no_finding", "finding"])
+    assert (info["weights"], list(info["classes"])) == ("tiny", classes)
     if name.endswith("lora"):
         assert (bundle / "models" / "adapter.safetensors").exists()
 
@@ -90,7 +115,7 @@ def test_trained_usages_train_evaluate_and_infer(
     assert inferred["stamp"].str.contains("tiny").all()
     test = predictions[predictions["split"] == "test"]
     # Cached features and images give the same scores, whatever the order of the rows.
-    np.testing.assert_allclose(sorted(inferred["probability_finding"]), sorted(test["score"]), atol=1e-5)
+    np.testing.assert_allclose(sorted(inferred[f"probability_{classes[1]}"]), sorted(test["score"]), atol=1e-5)
 
 
 def test_a_finished_run_is_never_overwritten(bundle_copy: Copy, xray_dir: Path) -> None:

@@ -39,7 +39,7 @@ def test_metadata_fits_the_schema_and_names_its_version(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "config"), CONFIGS)
 def test_every_required_property_is_there(
-    name: str, config: str, xray_dir: Path, ct2d_dir: Path, ct3d_dir: Path, tmp_path: Path
+    name: str, config: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     from monai.bundle import ConfigWorkflow
 
@@ -50,7 +50,7 @@ def test_every_required_property_is_there(
         logging_file=False,
         workflow_type=WORKFLOWS[config],
         bundle_root=str(tmp_path),
-        dataset_dir=str(_data_of(name, xray_dir, ct2d_dir, ct3d_dir)),
+        dataset_dir=str(request.getfixturevalue(_data_of(name))),
         weights="tiny",
         tracking_uri="off",
         # What `initialize` does besides (seeding, loading a checkpoint that is not there) is no part of this.
@@ -60,9 +60,12 @@ def test_every_required_property_is_there(
     assert workflow.check_properties() == []
 
 
-def _data_of(name: str, xray: Path, slices: Path, volumes: Path) -> Path:
+def _data_of(name: str) -> str:
+    """Name of the fixture with data for a bundle."""
     row = next(row for row in rows().values() if name in row.bundles)
-    return xray if row.task == "classification" else volumes if row.is_volumetric else slices
+    if row.task == "classification":
+        return "ct_nodules_dir" if row.is_volumetric else "xray_dir"
+    return "ct3d_dir" if row.is_volumetric else "ct2d_dir"
 
 
 @pytest.mark.parametrize("name", bundle_names())

@@ -18,7 +18,7 @@ from PIL import Image
 
 from fairmedfm_monai.data import encoding as encoding_module
 from fairmedfm_monai.data import features as features_module
-from fairmedfm_monai.data.content import describe_object, encoder_key
+from fairmedfm_monai.data.descriptions import describe_object, encoder_key
 from fairmedfm_monai.data.features import FeatureDataset
 from fairmedfm_monai.networks.encoders.demo_clip import DemoCLIP
 from fairmedfm_monai.usages.slice_pooling import SliceEncoder

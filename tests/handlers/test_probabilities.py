@@ -49,6 +49,24 @@ def test_every_case_has_one_row_and_a_failed_one_its_reason(tmp_path: Path) -> N
     assert [case["case_id"] for case in content["cases"]] == ["a", "b", "c"]
 
 
+def test_independent_labels_are_all_named(tmp_path: Path) -> None:
+    cases = [{"case_id": name, "image": torch.zeros(1), "failed": ""} for name in "abc"]
+    cases.append({"case_id": "a", "image": torch.zeros(1), "failed": "d: truncated"})
+    scores = [[0.5, 0.9, 0.1], [0.49, 0.2, 0.3], [0.1, 0.6, 0.4], [0.5, 0.9, 0.1]]
+
+    def step(engine: Engine, batch: list[dict[str, object]]) -> list[dict[str, torch.Tensor]]:
+        return [{"pred": torch.tensor(values)} for values in scores]
+
+    engine = Engine(step)
+    ProbabilityWriter(tmp_path, classes=["edema", "effusion", "mass"], multi_label=True).attach(engine)
+    engine.run([cases], max_epochs=1)
+    content = json.loads((tmp_path / "predictions.json").read_text())
+    assert [case["prediction"] for case in content["cases"]] == [["edema", "effusion"], [], ["effusion"], None]
+    table = pd.read_csv(tmp_path / "predictions.csv", keep_default_na=False)
+    assert table["prediction"].tolist() == ["edema;effusion", "", "effusion", ""]
+    assert table["failed"].tolist() == ["", "", "", "d: truncated"]
+
+
 def test_the_headline_is_one_line_per_overall_value(caplog: pytest.LogCaptureFixture) -> None:
     metrics = {
         "val/auc": 0.8,

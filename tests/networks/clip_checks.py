@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fairmedfm_monai.catalog import find_row, input_spec
+from fairmedfm_monai.catalog import input_spec, lora_targets
 from fairmedfm_monai.networks.encoders.base import VisionLanguageEncoder
 from fairmedfm_monai.usages import lora
 from fairmedfm_monai.usages.linear_probe import LinearProbe
@@ -108,7 +108,7 @@ def check_lora(build: Builder, fm: str, variant: str, *, depth: int) -> None:
         variant: of it.
         depth: blocks of the image tower in full geometry.
     """
-    targets = find_row(fm).lora_targets
+    targets = lora_targets(fm, variant)
     with torch.device("meta"):
         whole = build(variant, "random")
     whole.release_text()

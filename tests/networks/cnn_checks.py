@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fairmedfm_monai.catalog import find_row, input_spec
+from fairmedfm_monai.catalog import input_spec, lora_targets
 from fairmedfm_monai.networks.encoders.volume import VolumeEncoder
 from fairmedfm_monai.usages import lora
 from fairmedfm_monai.usages.linear_probe import LinearProbe
@@ -33,9 +33,9 @@ def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
-def check_lora(build: Builder, fm: str, variant: str, *, found: int, targets: Iterable[str] = ()) -> None:
+def check_lora(build: Builder, fm: str, variant: str, *, found: int) -> None:
     """The catalog's targets mean ``found`` layers of the published network; every adapter of the tiny one trains."""
-    targets = list(targets or find_row(fm).lora_targets)
+    targets = lora_targets(fm, variant)
     with torch.device("meta"):
         names = [name for name, _ in build(variant, "random").named_modules()]
     assert sum(name.endswith(tuple(f".{target}" for target in targets)) for name in names) == found

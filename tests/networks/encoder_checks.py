@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fairmedfm_monai.catalog import find_row, input_spec
+from fairmedfm_monai.catalog import find_row, input_spec, lora_targets
 from fairmedfm_monai.networks.checkpoint import WeightsError
 from fairmedfm_monai.networks.encoders.base import ImageEncoder
 from fairmedfm_monai.usages import lora
@@ -93,7 +93,7 @@ def check_variants(build: Builder, fm: str) -> None:
 
 def check_lora(build: Builder, fm: str, variant: str) -> None:
     """The catalog's targets are found in every block, and each adapter gets a gradient that is not zero."""
-    targets = find_row(fm).lora_targets
+    targets = lora_targets(fm, variant)
     with torch.device("meta"):
         names = [name for name, _ in build(variant, "random").named_modules()]
     depth = 1 + max(int(found[1]) for name in names if (found := re.search(r"(?:blocks|layer)\.(\d+)$", name)))

@@ -13,6 +13,10 @@ from torch import Tensor
 from fairmedfm_monai.networks.checkpoint import WeightsError, load_checked
 from fairmedfm_monai.networks.encoders import ct_fm
 from fairmedfm_monai.networks.encoders.ct_fm import GEOMETRY, GRIDS, TINY, CTFMEncoder, rename_ct_fm
+from fairmedfm_monai.usages import lora
+from fairmedfm_monai.usages.full_finetune import FullFinetune, train_whole
+from fairmedfm_monai.usages.layer_decay import layer_numbers
+from fairmedfm_monai.usages.linear_probe import LinearProbe
 from tests.networks import cnn_checks, encoder_checks, parity
 from tests.networks.test_keys import read_keys
 
@@ -116,6 +120,23 @@ def test_variants() -> None:
 
 def test_lora() -> None:
     cnn_checks.check_lora(CTFMEncoder, "ct_fm", "5x2x2mm", found=26)
+
+
+def test_layers_that_take_adapters_are_listed() -> None:
+    network = LinearProbe(CTFMEncoder("5x2x2mm", "tiny"), 2)
+    with pytest.raises(ValueError, match=r"nothing in the encoder is called qkv; layers there are .*conv1, conv2"):
+        lora.add_lora(network, rank=2, alpha=4, dropout=0.0, target_modules=["qkv"])
+
+
+def test_full_finetuning_reaches_every_parameter_from_the_first_level_to_the_last() -> None:
+    shape = (1, 1, *GRIDS["5x2x2mm"].window)
+    network = train_whole(FullFinetune(CTFMEncoder("5x2x2mm", "tiny"), 2), image_shape=shape)
+    assert lora.check_gradients(network, shape) == sum(parameter.numel() for parameter in network.parameters())
+    layers = layer_numbers(network, shape)
+    levels = [layers[f"encoder.net.layers.{level}.blocks.0.conv1.weight"] for level in range(5)]
+    assert levels == sorted(set(levels))
+    assert layers["head.weight"] == max(layers.values()) > levels[-1]
+    assert layers["encoder.net.conv_init.weight"] < levels[0]
 
 
 def test_batch_statistics_stay() -> None:

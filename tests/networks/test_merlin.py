@@ -10,7 +10,18 @@ from torch import Tensor
 
 from fairmedfm_monai.networks.checkpoint import load_checked
 from fairmedfm_monai.networks.encoders import merlin
-from fairmedfm_monai.networks.encoders.merlin import BLOCKS, MerlinEncoder, build_tower, rename_merlin, slices_first
+from fairmedfm_monai.networks.encoders.merlin import (
+    BLOCKS,
+    GRID,
+    MerlinEncoder,
+    build_tower,
+    rename_merlin,
+    slices_first,
+)
+from fairmedfm_monai.usages import lora
+from fairmedfm_monai.usages.full_finetune import FullFinetune, train_whole
+from fairmedfm_monai.usages.layer_decay import layer_numbers
+from fairmedfm_monai.usages.linear_probe import LinearProbe
 from tests.networks import cnn_checks, encoder_checks, parity
 from tests.networks.test_keys import read_keys
 
@@ -90,6 +101,23 @@ def test_variants() -> None:
 
 def test_lora() -> None:
     cnn_checks.check_lora(MerlinEncoder, "merlin", "default", found=50)
+
+
+def test_layers_that_take_adapters_are_listed() -> None:
+    network = LinearProbe(MerlinEncoder("default", "tiny"), 2)
+    with pytest.raises(ValueError, match=r"nothing in the encoder is called qkv; layers there are .*conv1, conv2"):
+        lora.add_lora(network, rank=2, alpha=4, dropout=0.0, target_modules=["qkv"])
+
+
+def test_full_finetuning_reaches_every_parameter_from_the_first_stage_to_the_last() -> None:
+    shape = (1, 1, *GRID.window)
+    network = train_whole(FullFinetune(MerlinEncoder("default", "tiny"), 2), image_shape=shape)
+    assert lora.check_gradients(network, shape) == sum(parameter.numel() for parameter in network.parameters())
+    layers = layer_numbers(network, shape)
+    stages = [layers[f"encoder.net.layer{stage}.0.conv1.weight"] for stage in (1, 2, 3, 4)]
+    assert stages == sorted(set(stages))
+    assert layers["head.weight"] == max(layers.values()) > stages[-1]
+    assert layers["encoder.net.conv1.weight"] < stages[0]
 
 
 def test_batch_statistics_stay() -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import socket
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import errors
 
-from fairmedfm_monai.networks import text
-from fairmedfm_monai.networks.checkpoint import WeightsError
+from fairmedfm_monai.networks import tokenizer_files, weights
+from fairmedfm_monai.networks.integrity import WeightsError
 from fairmedfm_monai.networks.text import StandInTokenizer, TokenizerSource, find_tokenizer, load_tokenizer, tokenize
 
 WORDS = [
@@ -96,13 +99,49 @@ class TestMissing:
             message = f"401: {repo} is gated\nlog in"
             raise PermissionError(message)
 
-        monkeypatch.setattr(text, "offline", lambda: False)
+        monkeypatch.setattr(tokenizer_files, "offline", lambda: False)
         monkeypatch.setattr("huggingface_hub.snapshot_download", gated)
         with pytest.raises(WeightsError, match=r"owner/bert failed \(PermissionError: 401: owner/bert is gated\)"):
             load_tokenizer("owner/bert", "bert", "BertTokenizer")
 
+    @pytest.mark.parametrize(
+        ("kind", "said"),
+        [
+            (errors.GatedRepoError, "owner/bert is gated and no token was given: accept its terms at"),
+            (errors.RepositoryNotFoundError, "the hub knows no repository owner/bert"),
+        ],
+    )
+    def test_refusals_of_the_hub_come_with_advice(
+        self, kind: type[errors.HfHubHTTPError], said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        def refuse(repo: str, **_: Any) -> None:
+            raise kind("401 Client Error.", response=SimpleNamespace(headers={}, request=None))  # type: ignore[arg-type]
+
+        monkeypatch.setattr(tokenizer_files, "offline", lambda: False)
+        monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+        monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+        with pytest.raises(WeightsError, match=rf"{tmp_path / 'weights' / 'bert'}.*{said}"):
+            load_tokenizer("owner/bert", "bert", "BertTokenizer")
+
+    def test_a_hub_out_of_reach_is_no_repository_without_vocabulary(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """The hub's client is satisfied with a folder that holds anything, such as settings copied by hand."""
+
+        def download(repo: str, *, allow_patterns: list[str], local_dir: Path) -> None:
+            if not any(local_dir.iterdir()):
+                message = "An error happened while trying to locate the files on the Hub"
+                raise errors.LocalEntryNotFoundError(message) from ConnectionError("no route")
+
+        (tmp_path / "weights" / "bert").mkdir(parents=True)
+        (tmp_path / "weights" / "bert" / "tokenizer_config.json").write_text("{}", encoding="utf-8")
+        monkeypatch.setattr(tokenizer_files, "offline", lambda: False)
+        monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+        with pytest.raises(WeightsError, match=r"the hub was not reached for owner/bert \(ConnectionError: no route\)"):
+            load_tokenizer("owner/bert", "bert", "BertTokenizer")
+
     def test_a_repository_without_vocabulary(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(text, "offline", lambda: False)
+        monkeypatch.setattr(tokenizer_files, "offline", lambda: False)
         monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repo, **_: None)
         with pytest.raises(WeightsError, match=r"owner/bert has none of tokenizer.json"):
             load_tokenizer("owner/bert", "bert", "BertTokenizer")
@@ -114,15 +153,15 @@ class TestMissing:
 
         def download(repo: str, *, allow_patterns: list[str], local_dir: Path) -> None:
             asked.append((repo, allow_patterns))
-            local_dir.mkdir(parents=True)
             (local_dir / "vocab.txt").write_text("\n".join(WORDS), encoding="utf-8")
 
-        monkeypatch.setattr(text, "offline", lambda: False)
+        monkeypatch.setattr(tokenizer_files, "offline", lambda: False)
         monkeypatch.setattr("huggingface_hub.snapshot_download", download)
         for _ in range(2):
             assert load_tokenizer("owner/bert", "fresh", "BertTokenizer").numbers("a") == [2, 5, 3]
         assert (tmp_path / "weights" / "fresh" / "vocab.txt").is_file()
         assert [repo for repo, _ in asked] == ["owner/bert"]
+        assert [path.name for path in (tmp_path / "weights").iterdir()] == ["fresh"]
         assert not any(pattern.endswith((".bin", ".safetensors", ".py")) or "*" in pattern for pattern in asked[0][1])
 
     def test_damaged_files(self, folder: Path) -> None:
@@ -181,11 +220,11 @@ class TestTokenize:
     def test_cutting_and_padding_are_those_of_the_library(self) -> None:
         from transformers import BertTokenizer
 
-        texts = ["a chest x-ray.", "a " * 20, ""]
+        texts = ["a chest x-ray.", "a " * 20, "effusions"]
         ours = load_tokenizer("owner/bert", "bert", "BertTokenizer")
         with pytest.warns(UserWarning, match="1 of 3 prompts are longer than BERT's 10 tokens .*longest: 22"):
             found = tokenize(ours, texts, limit=10, model="BERT", pad_to=10)
-        library = BertTokenizer.from_pretrained(str(text.weights_dir() / "bert"), local_files_only=True)
+        library = BertTokenizer.from_pretrained(str(weights.weights_dir() / "bert"), local_files_only=True)
         expected = library(texts, max_length=10, truncation=True, padding="max_length", return_tensors="pt")
         assert torch.equal(found.ids, expected["input_ids"])
         assert torch.equal(found.mask, expected["attention_mask"])
@@ -199,3 +238,43 @@ class TestTokenize:
     def test_no_list_of_texts(self, texts: Any) -> None:
         with pytest.raises(ValueError, match="`texts` must be a non-empty list"):
             tokenize(StandInTokenizer(512), texts, limit=8, model="X")
+
+    @pytest.mark.parametrize("empty", ["", "  \n", "\u00a0"])
+    def test_an_empty_prompt_is_named_by_its_place(self, empty: str) -> None:
+        with pytest.raises(ValueError, match=r"number 2 of 3 is .*; give each class at least one prompt"):
+            tokenize(StandInTokenizer(512), ["one", empty, ""], limit=8, model="X")
+
+
+# One model for each way from prompts to numbers; sentencepiece's own vocabularies have a file of tests.
+WAYS = {
+    "byte pairs": ("clip.CLIPEncoder", 77),
+    "word pieces": ("biomedclip.BiomedCLIPEncoder", 256),
+    "word pieces and words": ("gloria.GLoRIAEncoder", 97),
+    "sentencepiece": ("siglip.SigLIPEncoder", 64),
+}
+
+
+@pytest.fixture(scope="module")
+def encoders() -> dict[str, Any]:
+    found = {}
+    for way, (path, _) in WAYS.items():
+        module, name = path.split(".")
+        found[way] = getattr(importlib.import_module(f"fairmedfm_monai.networks.encoders.{module}"), name)
+    return {way: cls(weights="tiny") for way, cls in found.items()}
+
+
+@pytest.mark.parametrize("way", WAYS)
+class TestEveryWay:
+    @torch.no_grad()
+    def test_long_prompts_are_counted_and_those_that_fit_are_not(self, way: str, encoders: dict[str, Any]) -> None:
+        limit = WAYS[way][1]
+        with pytest.warns(UserWarning, match=rf"2 of 3 prompts are longer than \S+'s {limit} tokens"):
+            encoders[way].encode_text(["an effusion", "word " * (limit + 1), "word " * 2 * limit])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            encoders[way].encode_text(["an effusion", "word " * (limit - 2)])
+
+    @pytest.mark.parametrize("texts", [[], "an effusion", ["an effusion", " "]])
+    def test_no_prompts_are_refused(self, texts: Any, way: str, encoders: dict[str, Any]) -> None:
+        with pytest.raises(ValueError, match=r"non-empty list of strings|at least one word|must have a word"):
+            encoders[way].encode_text(texts)

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from fairmedfm_monai.networks import checkpoint, weights
+from fairmedfm_monai.networks import weights
 from fairmedfm_monai.networks.checkpoint import WeightsError, load_checked, read_checkpoint, strict_keys
 from fairmedfm_monai.networks.weights import WeightSource, fill_weights, resolve_weights
 
@@ -87,6 +87,16 @@ class TestFinding:
         path = resolve_weights("pretrained", good)
         assert path is not None
         assert path.read_bytes() == b"bytes"
+
+    def test_a_link_that_gives_a_web_page_leaves_no_file(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("FAIRMEDFM_OFFLINE", "HF_HUB_OFFLINE"):
+            monkeypatch.delenv(name, raising=False)
+        (home / "server").mkdir()
+        (home / "server" / "net.pth").write_text("<!DOCTYPE html><title>Sign in</title>", encoding="utf-8")
+        source = WeightSource(names=("net.pth",), page="", url=(home / "server" / "net.pth").as_uri())
+        with pytest.raises(WeightsError, match=r"put net\.pth into .*a web page"):
+            resolve_weights("pretrained", source)
+        assert not list((home / "weights").iterdir())
 
     def test_a_path_that_is_no_file_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(WeightsError, match=r"nothing\.pt is no file"):
@@ -202,13 +212,6 @@ class TestChecking:
         module = net().eval()
         sample = torch.ones(4, 3)
         assert torch.equal(torch.jit.script(module)(sample), module(sample))
-
-
-def test_python_310_digest_agrees_with_hashlib(tmp_path: Path) -> None:
-    path = tmp_path / "bytes"
-    path.write_bytes(b"x" * 3_000_000)
-    with path.open("rb") as file:
-        assert checkpoint._digest(file) == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_importing_the_packages_loads_no_model_library() -> None:

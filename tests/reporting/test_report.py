@@ -68,7 +68,8 @@ def classification(tmp_path_factory):
     }
     report = evaluate_predictions(table, meta, n_bootstrap=100)
     folder = tmp_path_factory.mktemp("classification")
-    run = {"dataset": "toy", "finished": "2026-01-02T03:04:05", "tags": {"fm": "toy_fm"}, "versions": {"numpy": "2"}}
+    tags = {"fm": "toy_fm", "weights_licence": "toy-1.0; commercial use: no", "stamps": ["said above"]}
+    run = {"dataset": "toy", "finished": "2026-01-02T03:04:05", "tags": tags, "versions": {"numpy": "2"}}
     files = write_report(report, folder, title="A & B", banners=BANNERS, predictions=table, run=run)
     return report, folder, files
 
@@ -109,6 +110,21 @@ def segmentation(tmp_path_factory):
 
 def page(folder):
     return Page((folder / "report.html").read_text(encoding="utf-8"))
+
+
+def test_the_licence_of_the_weights_stands_once_and_stamps_only_as_banners(classification):
+    _, folder, _ = classification
+    for name in ("report.html", "model_card.md"):
+        text = (folder / name).read_text()
+        assert text.count("Weights licence: toy-1.0; commercial use: no") == 1
+        assert text.count("toy-1.0") == 1
+        assert "said above" not in text
+
+
+def test_a_run_without_a_licence_says_nothing_of_it(segmentation):
+    _, folder = segmentation
+    assert "licence" not in (folder / "model_card.md").read_text()
+    assert "Weights licence" not in (folder / "report.html").read_text()
 
 
 def test_all_files_are_written(classification):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fairmedfm_monai.transforms import ForgetSpatialShaped, MatchChannelsd, ModalityIntensityd, XRayIntensityd
+from fairmedfm_monai.transforms import ForgetSpatialShaped, MatchChannelsd
 
 
 def test_grey_is_repeated_and_colours_are_averaged() -> None:
@@ -18,20 +18,6 @@ def test_grey_is_repeated_and_colours_are_averaged() -> None:
 def test_channels_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="has 4 channels, the model takes 3"):
         MatchChannelsd("image", channels=3)({"image": torch.rand(4, 2, 2)})
-
-
-def test_the_modality_chooses_the_intensities() -> None:
-    hu = torch.tensor([[[-1000.0, -150.0, 50.0, 250.0, 3000.0]]])
-    scaled = ModalityIntensityd("image", modality="ct", window=[50, 400], b_max=255.0)({"image": hu})["image"]
-    torch.testing.assert_close(scaled, torch.tensor([[[0.0, 0.0, 127.5, 255.0, 255.0]]]))
-    film = {"image": torch.rand(1, 16, 16) * 4095}
-    by_modality = ModalityIntensityd("image", modality="xray")(film)["image"]
-    torch.testing.assert_close(by_modality, XRayIntensityd("image")(film)["image"])
-
-
-def test_an_unknown_modality_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="one of ct, xray, but got 'fundus'"):
-        ModalityIntensityd("image", modality="fundus")
 
 
 def test_the_shape_is_forgotten_and_nothing_else() -> None:

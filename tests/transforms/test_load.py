@@ -122,7 +122,7 @@ def test_no_header_is_carried_over(tmp_path: Path, grey: np.ndarray) -> None:
         meta = load(tmp_path / name).meta
         assert "Doe" not in str(meta)
         assert "secret" not in str(meta)
-        assert len(meta) == 6
+        assert len(meta) == 7
 
 
 @pytest.fixture

@@ -140,6 +140,16 @@ class TestRefusals:
         with pytest.raises(ValueError, match=r"nothing in the encoder is called qkv.*attn, c_fc, c_proj"):
             lora.add_lora(plain(), **SETTINGS, target_modules=["c_fc", "qkv"])
 
+    def test_the_nearest_names_and_the_place_to_choose_are_told(self) -> None:
+        message = r"is called fc; .*\(nearest: c_fc.*field `lora_targets` of the FM's catalog row"
+        with pytest.raises(ValueError, match=message):
+            lora.add_lora(plain(), **SETTINGS, target_modules=["fc"])
+
+    def test_a_module_that_takes_no_adapter(self) -> None:
+        message = r"ln_1 means encoder\.visual\..*\.0\.ln_1 \(LayerNorm.*\), which takes no adapter; layers there are"
+        with pytest.raises(ValueError, match=message):
+            lora.add_lora(plain(), **SETTINGS, target_modules=["ln_1"])
+
     def test_no_target_at_all(self) -> None:
         with pytest.raises(ValueError, match="at least one"):
             lora.add_lora(plain(), **SETTINGS, target_modules=[])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,10 @@ from open_clip import build_zero_shot_classifier, get_tokenizer
 from torch import Tensor
 
 from fairmedfm_monai.networks.encoders.clip import CLIPEncoder
+from fairmedfm_monai.networks.encoders.demo_clip import DemoCLIP
+from fairmedfm_monai.usages.classifier import Classifier
+from fairmedfm_monai.usages.clip_adapter import CLIPAdapter
+from fairmedfm_monai.usages.prototypes import Prototypes
 from fairmedfm_monai.usages.zero_shot import ZeroShotClassifier
 
 TEMPLATES = ["a chest X-ray with {}", "radiograph showing {}", "{}"]
@@ -68,7 +74,21 @@ def test_nothing_is_trainable_and_torchscript_gives_the_same_logits(image: Tenso
     torch.testing.assert_close(torch.jit.script(classifier)(image), classifier(image))
 
 
-@pytest.mark.parametrize("classes", [{}, {"a": []}, {"a": ["x"], "b": "a string"}])
-def test_classes_without_prompts_are_refused(classes: dict[str, list[str]]) -> None:
-    with pytest.raises(ValueError, match="non-empty list of prompts"):
-        ZeroShotClassifier(CLIPEncoder("ViT-B-32", "tiny"), classes)
+@pytest.mark.parametrize("build", [ZeroShotClassifier, Prototypes, CLIPAdapter])
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ({}, "it is empty"),
+        ({"a": []}, r"the prompts of 'a' are \[\]"),
+        ({"a": ["x"], "b": "a string"}, "the prompts of 'b' are 'a string'"),
+        ({"a": ["x"], "b": ["y", " "]}, r"the prompts of 'b' are \['y', ' '\]"),
+        ({"a": ["x"], "b": None}, "the prompts of 'b' are None"),
+    ],
+)
+def test_classes_without_prompts_are_refused(
+    build: Callable[..., Classifier], classes: dict[str, list[str]], message: str
+) -> None:
+    encoder = DemoCLIP("tiny")
+    encoder.encode_text = lambda texts: pytest.fail("nothing may be encoded")
+    with pytest.raises(ValueError, match=f"`classes` must map each class to a non-empty list of prompts.*{message}"):
+        build(encoder, classes)

@@ -30,6 +30,7 @@ EXAMPLE_CLASSES = {
     "no_finding": ["a chest X-ray with no finding"],
     "finding": ["a chest X-ray with a nodule", "a chest X-ray showing a lung nodule"],
 }
+EXAMPLE_CLASSES_OF_VOLUMES = ("no_nodule", "nodule")
 
 OWN_SETTINGS: dict[str, Config] = {
     "mlp_probe": {"hidden": 512, "dropout": 0.0},
@@ -39,6 +40,11 @@ OWN_SETTINGS: dict[str, Config] = {
 
 SLICES: Config = {"slices": 32, "slice_pooling": "max", "negative": 0}
 """How a model of pictures sees volumes."""
+
+
+def example_names(row: Row) -> list[str]:
+    """Names of the classes of the row's demo data."""
+    return list(EXAMPLE_CLASSES_OF_VOLUMES if row.is_volumetric else EXAMPLE_CLASSES)
 
 
 def input_spec(row: Row, variant: str) -> Config:
@@ -74,6 +80,30 @@ def negative_import(row: Row) -> list[str]:
     return [] if row.is_volumetric else ["$from fairmedfm_monai.data.class_labels import negative_class"]
 
 
+def volume_import(row: Row) -> list[str]:
+    """What :func:`check_volumes` calls."""
+    return ["$from fairmedfm_monai.data.volumes import check_ct_volumes"] if row.is_volumetric else []
+
+
+def check_volumes(row: Row, *, card: bool = True) -> list[str]:
+    """Step of ``initialize`` of a model of volumes: no other images come."""
+    dims = ", @dataset_info.spatial_dims" if card else ""
+    return [f"$check_ct_volumes(@modality{dims})"] if row.is_volumetric else []
+
+
+def modality(row: Row, *, card: bool = True) -> Config:
+    """Keys that say what the intensities are; a model of volumes has a range of its own and needs no window."""
+    if card:
+        window = {} if row.is_volumetric else {"window": "$@dataset_info.window"}
+        return {"modality": "$@dataset_info.modality", **window}
+    return {"modality": "ct"} if row.is_volumetric else {"modality": "xray", "window": None}
+
+
+def image_batch(row: Row) -> int:
+    """How many images go through a network at a time."""
+    return 1 if row.is_volumetric else 32
+
+
 def network(row: Row, usage: str, *, stage: str) -> Config:
     """The whole model. A trained one gets its geometry from model.json: its weights come from the checkpoint."""
     from_info = usage != "zero_shot" and stage != "train"
@@ -101,7 +131,7 @@ def background(usage: str) -> Config:
 
 def model_info(row: Row, usage: str) -> Config:
     """What the checkpoint is; of an untrained bundle, what to build instead."""
-    classes: Any = EXAMPLE_CLASSES if usage in TEXTUAL else list(EXAMPLE_CLASSES)
+    classes: Any = EXAMPLE_CLASSES if usage in TEXTUAL else example_names(row)
     return {
         "settings": settings(row, usage),
         "model_info": {

@@ -18,7 +18,6 @@ SETTINGS: dict[str, Config] = {
 }
 """Overridable numbers. ``learning_rate`` is no setting of L-BFGS, which searches its own steps."""
 
-BATCH_SIZES = {"lora": 32, "full_finetune": 32}
 FEATURE_BATCH_SIZE = 128
 WHOLE_SET = "$len(@train#dataset) if @solver == 'lbfgs' else @batch_size"
 
@@ -36,9 +35,16 @@ def settings(row: Row, usage: str) -> Config:
 def _encoder_settings(row: Row, usage: str) -> Config:
     """Keys of usages that change the encoder."""
     if usage == "lora":
-        targets: Any = list(row.lora_targets)
+        targets = _lora_targets(row)
         return {"lora_rank": 8, "lora_alpha": 16, "lora_dropout": 0.0, "lora_targets": targets, **_probe_shape(row)}
     return {"gradient_checkpointing": False, **_probe_shape(row)} if usage == "full_finetune" else {}
+
+
+def _lora_targets(row: Row) -> Any:
+    """The modules' names, looked up by variant where variants differ in them."""
+    if any("lora_targets" in own for own in row.variants.values()):
+        return {"_target_": "fairmedfm_monai.catalog.lora_targets", "fm": row.name, "variant": "@variant"}
+    return list(row.lora_targets)
 
 
 def _probe_shape(row: Row) -> Config:

@@ -22,6 +22,7 @@ def train(row: Row, usage: str) -> Config:
         "imports": [
             *common.imports("ModelInfo", "keep_progress"),
             *parts.negative_import(row),
+            *parts.volume_import(row),
             *(["$from fairmedfm_monai.usages import check_gradients"] if usage == "lora" else []),
         ],
         **common.paths(row, writes_run=False),
@@ -30,16 +31,15 @@ def train(row: Row, usage: str) -> Config:
         "select_by": "val/auc",
         "resume": None,
         **recipes.settings(row, usage),
-        **_machine(usage),
+        **_machine(row, usage),
         **common.tracking(row, usage, "train"),
         **common.dataset_info(),
-        "modality": "$@dataset_info.modality",
-        "window": "$@dataset_info.window",
+        **parts.modality(row),
         "classes": "$@dataset_info.prompts" if usage in parts.TEXTUAL else "$@dataset_info.classes",
         **parts.chosen_settings(row, usage),
         **parts.background(usage),
         "settings": {name: f"@{name}" for name in parts.settings(row, usage)},
-        "stamps": "$stamps(@weights)",
+        "stamps": common.stamps(row),
         "model_info": _written_info(row, usage),
         "input_spec": parts.input_spec(row, "@variant"),
         "network_def": parts.network(row, usage, stage="train"),
@@ -63,6 +63,7 @@ def train(row: Row, usage: str) -> Config:
         "initialize": [
             CHECK,
             SEED,
+            *parts.check_volumes(row),
             *(["$check_gradients(@network, @probe_shape)"] if usage == "lora" else []),
             PROGRESS,
         ],
@@ -84,14 +85,15 @@ def multi_gpu_train(row: Row, usage: str) -> Config:
         "train#dataloader#shuffle": False,
         "validate#sampler": common.sampler("@validate#dataset", shuffle=False),
         "validate#dataloader#sampler": "@validate#sampler",
-        "initialize": [*common.distributed_start(), PROGRESS],
+        "initialize": [*common.distributed_start(), *parts.check_volumes(row), PROGRESS],
         "run": _train_run(usage),
         "finalize": common.DISTRIBUTED_END,
     }
 
 
-def _machine(usage: str) -> Config:
-    machine = common.machine(batch_size=recipes.BATCH_SIZES.get(usage, recipes.FEATURE_BATCH_SIZE))
+def _machine(row: Row, usage: str) -> Config:
+    frozen = usage in parts.FROZEN
+    machine = common.machine(batch_size=recipes.FEATURE_BATCH_SIZE if frozen else parts.image_batch(row))
     # Mixed precision pays where a whole network trains, and exists on a GPU only.
     return machine | ({"amp": "$torch.cuda.is_available()"} if usage == "full_finetune" else {})
 

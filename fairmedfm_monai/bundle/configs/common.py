@@ -22,6 +22,7 @@ IMPORTS = [
     "$from fairmedfm_monai.bundle import check_overrides",
     "$from fairmedfm_monai.bundle import default_tracking_uri",
     "$from fairmedfm_monai.bundle import stamps",
+    "$from fairmedfm_monai.bundle import weights_licence",
     "$from fairmedfm_monai.handlers import free_output_dir",
     "$from fairmedfm_monai.handlers import exit_on_failures",
     "$from fairmedfm_monai.handlers import log_headline",
@@ -29,6 +30,7 @@ IMPORTS = [
 ]
 DEVICE = "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')"
 CHECK = "$check_overrides()"
+WARN_IMPORT = "$from fairmedfm_monai.bundle import warn_of_licence"
 SEED = "$monai.utils.set_determinism(seed=@seed)"
 
 
@@ -73,12 +75,38 @@ def statistics() -> Config:
 
 def tracking(row: Row, usage: str, stage: str, *, weights: str = "@weights", variant: str = "@variant") -> Config:
     """Where the run is tracked, and its tags."""
+    licence = f"$weights_licence({weights.removeprefix('$')}, fm='{row.name}')"
     return {
         "tracking_uri": "$default_tracking_uri()",
         "experiment_name": "$'fairmedfm-' + @dataset_info.name",
         "run_name": f"$unique_run_name('{row.name}_{row.task}_{usage}')",
-        "tags": {"fm": row.name, "usage": usage, "stage": stage, "weights": weights, "variant": variant},
+        "tags": {
+            "fm": row.name,
+            "usage": usage,
+            "stage": stage,
+            "weights": weights,
+            "variant": variant,
+            "weights_licence": licence,
+            "stamps": "@stamps",
+        },
     }
+
+
+def stamps(row: Row, *, weights: str = "@weights", with_card: bool = True, with_prompts: bool = False) -> str:
+    """What every output of a run must say; with the dataset's card, also on data that the FM was trained on."""
+    card = ", release=@dataset_info.card.release" if with_card else ""
+    prompts = ", prompts=@prompts" if with_prompts else ""
+    return f"$stamps({weights}, fm='{row.name}'{card}{prompts})"
+
+
+def with_licence_warning(row: Row, config: Config) -> Config:
+    """Warn right at the start of a run where the weights may not be used for everything."""
+    if not row.is_restricted or CHECK not in config.get("initialize", ()):
+        return config
+    steps = list(config["initialize"])
+    steps.insert(steps.index(CHECK) + 1, f"$warn_of_licence(@tags#weights, fm='{row.name}')")
+    imports = {key: [*config[key], WARN_IMPORT] for key in ("imports",) if key in config}
+    return config | imports | {"initialize": steps}
 
 
 def dataset_info() -> Config:

@@ -33,7 +33,7 @@ def evaluate(row: Row, usage: str) -> Config:
         "window": "$@dataset_info.window",
         "labels": "$@dataset_info.labels",
         "protocol_settings": "$segmentation_protocol(@protocol)",
-        "stamps": f"$stamps(@weights, fm='{row.name}', prompts=@prompts)",
+        "stamps": common.stamps(row, with_prompts=True),
         "run_dir": "$free_output_dir(@output_dir, @overwrite)",
         "network_def": network(row),
         "network": "$@network_def.to(@device)",
@@ -73,6 +73,7 @@ def inference(row: Row, usage: str) -> Config:
         **common.machine(batch_size=1),
         **common.tracking(row, usage, "inference"),
         "experiment_name": "fairmedfm-inference",
+        "stamps": common.stamps(row, with_card=False),
         "run_dir": "$free_output_dir(@output_dir, @overwrite)",
         "model_info": {
             "_target_": "fairmedfm_monai.bundle.ModelInfo",

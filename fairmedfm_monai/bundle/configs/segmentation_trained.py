@@ -9,7 +9,8 @@ from fairmedfm_monai.bundle.configs.classification_parts import load
 from fairmedfm_monai.bundle.configs.common import CHECK, SEED, Config
 from fairmedfm_monai.catalog import Row
 
-_INFO = {"weights": "$@model_info.weights", "variant": "$@model_info.variant"}
+_WEIGHTS = "@model_info.weights"
+_INFO = {"weights": f"${_WEIGHTS}", "variant": "$@model_info.variant"}
 
 
 def evaluate(row: Row, usage: str) -> Config:
@@ -22,7 +23,7 @@ def evaluate(row: Row, usage: str) -> Config:
         config |= parts.prompt_free_strategy(row)
         config["imports"] = common.imports("read_model_info", "check_checkpoint", "trained_labels")
         config["labels"] = "$trained_labels(@model_info, @dataset_info)"
-        config["stamps"] = "$stamps(@model_info.weights)"
+        config["stamps"] = common.stamps(row, weights=_WEIGHTS)
         config["inferer"] = parts.prompt_free_inferer(row, output="masks")
         steps = [
             *common.load_image(["image", "label"]),
@@ -33,7 +34,7 @@ def evaluate(row: Row, usage: str) -> Config:
         config["handlers"] = common.evaluation_handlers(axis=axis, files=["@checkpoint"])
     else:
         config["prompts"] = training.trainable_prompts(row)
-        config["stamps"] = f"$stamps(@model_info.weights, fm='{row.name}', prompts=@prompts)"
+        config["stamps"] = common.stamps(row, weights=_WEIGHTS, with_prompts=True)
         config["handlers"][0]["files"] = ["@checkpoint"]
     return _ordered(config)
 
@@ -42,6 +43,7 @@ def inference(row: Row, usage: str) -> Config:
     """inference.json: user prompts, or none, to one label map per image, in the image's own grid."""
     config = segmentation.inference(row, usage)
     config |= _trained(row, usage, config, stage="inference")
+    config["stamps"] = common.stamps(row, weights=_WEIGHTS, with_card=False)
     config.pop("export")
     if usage == parts.PROMPT_FREE:
         for key in ("prompts_file", "prompt_kind", *segmentation.strategy(row)):

@@ -38,7 +38,7 @@ def train(row: Row, usage: str) -> Config:
         "modality": "$@dataset_info.modality",
         "window": "$@dataset_info.window",
         "labels": "$@dataset_info.labels",
-        "stamps": "$stamps(@weights)",
+        "stamps": common.stamps(row),
         "model_info": _written_info(row, usage),
         **networks(row, usage),
         "network": "@training_def",

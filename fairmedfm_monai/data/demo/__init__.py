@@ -9,6 +9,7 @@ EXPORTS = {
     "make_xray": ".xray",
     "make_ct2d": ".ct2d",
     "make_ct3d": ".ct3d",
+    "make_ct_nodules": ".ct_nodules",
     "load_scan": ".scan",
     "Projector": ".radiograph",
 }

@@ -15,6 +15,7 @@ from filelock import FileLock
 from fairmedfm_monai.data.demo import bias, fetch
 from fairmedfm_monai.data.demo.ct2d import make_ct2d
 from fairmedfm_monai.data.demo.ct3d import make_ct3d
+from fairmedfm_monai.data.demo.ct_nodules import make_ct_nodules
 from fairmedfm_monai.data.demo.phantom import make_phantom
 from fairmedfm_monai.data.demo.scan import LIDC_PATIENT, Scan, read_scan
 from fairmedfm_monai.data.demo.xray import make_xray
@@ -23,18 +24,23 @@ from fairmedfm_monai.data.home import home as default_home
 logger = logging.getLogger(__name__)
 
 VERSION = 3  # raise it whenever the same parameters would give other bytes
-MAKERS: dict[str, Callable[..., Path]] = {"xray": make_xray, "ct2d": make_ct2d, "ct3d": make_ct3d}
+MAKERS: dict[str, Callable[..., Path]] = {
+    "xray": make_xray,
+    "ct2d": make_ct2d,
+    "ct3d": make_ct3d,
+    "ct-nodules": make_ct_nodules,
+}
 SCAN_VARIABLE = "FAIRMEDFM_DEMO_SCAN"
 """Environment variable: ``phantom`` takes the procedural phantom and never asks the network."""
 
 
 def ensure_demo(name: str, *, home: str | Path | None = None) -> Path:
-    """The folder of a built-in demo dataset, made when it is not there (under a minute for all three).
+    """The folder of a built-in demo dataset, made when it is not there (some seconds each).
 
     Two processes may ask at once: one builds, the other waits. An interrupted build is never taken for a whole one.
 
     Args:
-        name: ``demo/xray``, ``demo/ct2d`` or ``demo/ct3d``; ``demo/`` may be left out.
+        name: ``demo/xray``, ``demo/ct2d``, ``demo/ct3d`` or ``demo/ct-nodules``; ``demo/`` may be left out.
         home: cache folder; default :func:`fairmedfm_monai.data.home.home`.
 
     Raises:

@@ -128,14 +128,23 @@ def reader_agreement(scan: Scan) -> dict[str, Any]:
     }
 
 
-def _draw_grid(seed: tuple[int, int], place: int, sampler: Sampler) -> Grid:
-    """Orientation, spacing and height in turn, so that every data set holds each; extent and place at random."""
+def draw_grid(
+    seed: tuple[int, int], place: int, sampler: Sampler, *, between: tuple[float, float] | None = None
+) -> Grid:
+    """Orientation, spacing and height in turn, so that every data set holds each; extent and place at random.
+
+    Args:
+        seed: of the patient.
+        place: number of the patient, whose turn it is.
+        sampler: of the scan.
+        between: lowest and highest z in mm that a grid may show; None = the whole scan.
+    """
     rng = generator("geometry", seed)
     orientation = ORIENTATIONS[place % len(ORIENTATIONS)]
     spacing = SPACINGS_MM[place // len(ORIENTATIONS) % len(SPACINGS_MM)]
     height = rng.uniform(*HEIGHT_MM)
     shape = tuple(round(extent / step) for extent, step in zip((*FIELD_MM, height), spacing, strict=True))
-    low, high = (sampler.world(np.array([0.0, 0.0, k]))[2] for k in (0, sampler.shape[2] - 1))
+    low, high = between or (sampler.world(np.array([0.0, 0.0, k]))[2] for k in (0, sampler.shape[2] - 1))
     centre = sampler.centre.copy()
     centre[:2] += rng.normal(scale=4.0, size=2)
     # Golden-ratio steps spread the heights evenly, so that kidneys and liver are shown as well as lungs.
@@ -153,7 +162,7 @@ def _make_volume(
     folder: Path, sampler: Sampler, rule: Bias, seed: int, patient: Patient
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     patient_seed = (seed, patient.index)
-    grid = _draw_grid(patient_seed, patient.index, sampler)
+    grid = draw_grid(patient_seed, patient.index, sampler)
     hu, mask = sampler.sample(grid.affine, grid.shape, draw_deformation(patient_seed, sampler.centre))
     degraded = rule.degrades(in_minority=patient.in_minority)
     if degraded:
@@ -161,7 +170,7 @@ def _make_volume(
     row = manifest_row(patient, f"{patient.patient_id}-0")
     save_nifti(str(folder / row["image"]), hu, grid.affine)
     save_nifti(str(folder / row["mask"]), mask, grid.affine)
-    return row, _detail(row["case_id"], grid, degraded=degraded)
+    return row, grid_detail(row["case_id"], grid, degraded=degraded)
 
 
 def _write_scan(folder: Path, scan: Scan, labels: NDArray[np.uint8]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -183,10 +192,11 @@ def _write_scan(folder: Path, scan: Scan, labels: NDArray[np.uint8]) -> tuple[di
     cut = labels[window]
     save_nifti(str(folder / row["image"]), scan.hu[window], affine)
     save_nifti(str(folder / row["mask"]), cut, affine)
-    return row, _detail(SCAN_CASE, Grid("LAS", affine, (cut.shape[0], cut.shape[1], cut.shape[2])), degraded=False)
+    return row, grid_detail(SCAN_CASE, Grid("LAS", affine, (cut.shape[0], cut.shape[1], cut.shape[2])), degraded=False)
 
 
-def _detail(case_id: str, grid: Grid, *, degraded: bool) -> dict[str, Any]:
+def grid_detail(case_id: str, grid: Grid, *, degraded: bool) -> dict[str, Any]:
+    """One row of details.csv: degradation, axes, voxel edges in mm and size."""
     spacing = np.linalg.norm(grid.affine[:3, :3], axis=0)
     steps = {f"spacing_{axis}_mm": f"{step:.4f}" for axis, step in zip("ijk", spacing, strict=True)}
     size = dict(zip(("size_i", "size_j", "size_k"), grid.shape, strict=True))

@@ -78,6 +78,8 @@ def prepare_dataset(
     card = Card.from_dict(dataset.full_card(choice), where=f"card of {dataset.name}")
     settings = {"dataset": dataset.name, "rule": choice.rule, "protocol": choice.protocol, "seed": choice.seed}
     release = dataset.read(root, choice)
+    if release.notice:
+        card = Card.from_dict({**card.to_dict(), "notice": release.notice}, where=f"card of {dataset.name}")
     return write_folder(
         release, card, root, output, settings=settings, incomplete=incomplete, workers=workers, progress=progress
     )

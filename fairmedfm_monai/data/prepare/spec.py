@@ -39,12 +39,14 @@ class Release:
         version: which version of the release this is, as far as it can be told.
         expected: counts that the owner or a publication states, with the keys of `fairmedfm_monai.data.prepare.counts`.
         notes: what was left out, joined or derived, one sentence each, with counts.
+        notice: the card's ``notice``, where it depends on the rows; replaces that of the card.
     """
 
     table: pd.DataFrame
     version: str = ""
     expected: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    notice: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

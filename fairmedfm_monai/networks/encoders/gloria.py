@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +39,7 @@ SCALE = 10.0  # of similarities in training (`temp3`); the file holds none
 # R18's file holds a projection of R50's 1024 channels, which no local map of R18 fits.
 UNUSABLE = ("visual.local_embedder.weight", (768, 1024, 1, 1))
 _PREFIXES = (("img_encoder.", "visual."), ("text_encoder.", "text."))
-# What Lightning and OmegaConf leave beside the weights: recreated empty, never run.
+# What Lightning and OmegaConf leave beside the weights; stand-ins take its place.
 _INERT = (
     "omegaconf.dictconfig.DictConfig",
     "omegaconf.listconfig.ListConfig",
@@ -258,28 +257,13 @@ def word_places(text: str) -> int:
     return min(len(text.replace("[", "")), WORDS - 1)
 
 
-class _Discarded:
-    """Stands in for an object that training left beside the weights: made and thrown away, never run."""
-
-    def __setstate__(self, state: Any) -> None:
-        """Keep nothing."""
-
-
-def _plain_dict(*_: object) -> dict[object, object]:
-    """Stands in for ``defaultdict``, which a safe load cannot fill."""
-    return {}
-
-
 def read_gloria(path: Path) -> State:
     """As ``read_checkpoint``, also for Lightning's files, which hold the settings as OmegaConf's objects.
 
     Raises:
         WeightsError: if the file is damaged or holds objects that would have to be executed.
     """
-    inert = [(_Discarded, name) for name in _INERT]
-    plain = [(_plain_dict, "collections.defaultdict"), dict, list, str, int, float, bool]
-    with torch.serialization.safe_globals([*inert, *plain]):  # type: ignore[list-item]
-        return read_checkpoint(path)
+    return read_checkpoint(path, inert=_INERT)
 
 
 def rename_gloria(state: State) -> State:

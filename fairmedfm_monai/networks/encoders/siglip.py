@@ -171,8 +171,8 @@ class SigLIPEncoder(VisionLanguageEncoder):
     def _tokenizer(self) -> Tokenizer:
         """The model's own tokenizer, or the stand-in of untrained weights."""
         trained = weights_kind(self._weights) in {"pretrained", "file"}
-        if trained and self.tokenizer.cls == "SiglipTokenizer" and importlib.util.find_spec("sentencepiece") is None:
-            msg = f"{self.title}'s tokenizer needs the package sentencepiece: pip install sentencepiece protobuf"
+        if trained and self.tokenizer.cls == "SiglipTokenizer" and not has_sentencepiece():
+            msg = f"{self.title}'s tokenizer needs two packages: pip install sentencepiece protobuf"
             raise WeightsError(msg)
         tokenizer = find_tokenizer(self.tokenizer, self._weights, words=self._words)
         small, capital = tokenizer.numbers("a"), tokenizer.numbers("A")
@@ -250,6 +250,11 @@ class MedSigLIPEncoder(SigLIPEncoder):
         self, variant: str = "so400m-patch14-448", weights: str | Path = "pretrained", *, seed: int = 0
     ) -> None:
         super().__init__(variant, weights, seed=seed)
+
+
+def has_sentencepiece() -> bool:
+    """Whether what transformers reads files of sentencepiece with is installed (the last look-up needs ``google``)."""
+    return all(importlib.util.find_spec(name) is not None for name in ("sentencepiece", "google", "google.protobuf"))
 
 
 def geometry(variant: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -206,27 +206,13 @@ def rename_sam_med2d(state: State, *, adapters: bool = True) -> State:
     return {name.replace(".Adapter.", ".mlp.adapter."): tensor for name, tensor in state.items()}
 
 
-class _Discarded:
-    """Stands in for the optimiser that the authors saved beside the weights: made and thrown away, never run."""
-
-    def __setstate__(self, state: Any) -> None:
-        """Keep nothing."""
-
-
-def _plain_dict(*_: object) -> dict[object, object]:
-    """Stands in for the optimiser's ``defaultdict``, which a safe load cannot fill."""
-    return {}
-
-
 def read_training_file(path: Path) -> State:
     """As ``read_checkpoint``, also for files of the authors' training script, which hold a whole Adam optimiser.
 
     Raises:
         WeightsError: if the file is damaged or holds objects that would have to be executed.
     """
-    inert = [(_Discarded, "torch.optim.adam.Adam"), (_plain_dict, "collections.defaultdict"), dict]
-    with torch.serialization.safe_globals(inert):  # type: ignore[arg-type]
-        return read_checkpoint(path)
+    return read_checkpoint(path, inert=("torch.optim.adam.Adam",))
 
 
 def squash_nearest(array: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
