@@ -60,6 +60,24 @@ DICOM = Archive(
     ),
 )
 """A chest radiograph (CR, MONOCHROME1, 15 bits stored), an ultrasound picture (RGB), an MR slice (rescaled)."""
+_XRAY_TABLES = "torchxrayvision/data/{}"
+XRAY_TABLES = Archive(
+    "torchxrayvision==1.5.7",
+    "torchxrayvision-1.5.7-py3-none-any.whl",
+    (
+        Member(
+            _XRAY_TABLES.format("Data_Entry_2017_v2020.csv.gz"),
+            "nih_chestxray14.csv.gz",
+            "9d4de640ee4f760215d8be98376b20387ca52f9c6b4d1b727cb588fb82f40b80",
+        ),
+        Member(
+            _XRAY_TABLES.format("chexpert_train.csv.gz"),
+            "chexpert_train.csv.gz",
+            "cdd70817ac2f13e464d2e35de78cd6831b10382c869c3824c35b44f55928becb",
+        ),
+    ),
+)
+"""The tables (no images) of NIH ChestX-ray14, of 2020, and of CheXpert's training images."""
 CT = ARCHIVES[0]
 """The demo's CT and its organ labels."""
 _SKIMAGE = {  # files that the installed scikit-image carries

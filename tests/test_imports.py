@@ -65,7 +65,7 @@ def test_the_package_and_its_command_line_load_no_model_library() -> None:
     ("bundle", "needed"),
     [
         ("demo_clip_classification_zero_shot", set()),
-        ("demo_clip_classification_linear_probe", set()),
+        ("demo_clip_classification_full_finetune", set()),
         ("clip_classification_linear_probe", {"open_clip"}),
         ("dinov2_classification_linear_probe", {"timm"}),
     ],

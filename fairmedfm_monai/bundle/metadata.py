@@ -59,7 +59,7 @@ def metadata(row: Row, usage: str) -> dict[str, Any]:
         "numpy_version": TESTED_NUMPY,
         "required_packages_version": {
             **TESTED_PACKAGES,
-            **{name: FM_PACKAGES[name] for name in row.packages},
+            **_packages(row),
             **USAGE_PACKAGES.get(usage, {}),
             "fairmedfm-monai": fairmedfm_monai.__version__,
         },
@@ -78,6 +78,17 @@ def metadata(row: Row, usage: str) -> dict[str, Any]:
         "references": list(row.references),
         "network_data_format": _data_format(row, usage),
     }
+
+
+def _packages(row: Row) -> dict[str, str]:
+    unknown = [name for name in row.packages if name not in FM_PACKAGES]
+    if unknown:
+        msg = (
+            f"catalog row {row.name!r}: `packages` names {', '.join(unknown)}, which FM_PACKAGES of {__name__} lacks: add "
+            "it there with the tested version, and to setup.cfg"
+        )
+        raise ValueError(msg)
+    return {name: FM_PACKAGES[name] for name in row.packages}
 
 
 def _sentence(text: str) -> str:

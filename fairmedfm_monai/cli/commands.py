@@ -7,6 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from fire.decorators import SetParseFn
+
+from fairmedfm_monai.cli.prepare_own import KINDS, TEXT_OPTIONS, prepare_own
+
 
 def _names(value: Any) -> list[str] | None:
     """A comma-separated argument as python-fire may hand it over: text, tuple or list."""
@@ -43,6 +47,7 @@ def bundle(name: str, output: str = "bundles") -> None:
     print(f"next: cd {folder} && python -m monai.bundle run --config_file configs/evaluate.json")
 
 
+@SetParseFn(str, *TEXT_OPTIONS)
 def prepare(
     name: str | None = None,
     source: str | None = None,
@@ -59,17 +64,24 @@ def prepare(
         output: dataset folder to make; demo sets go to the cache folder of this package without it.
         list: list the public datasets.
         **options: public: --rule NAME, --protocol NAME, --seed N, --incomplete (leave out cases whose files are missing
-            or damaged), --workers N. Demo sets: e.g. --seed 3 --bias shortcut --strength 0.
+            or damaged), --workers N. Your own data: `prepare table`, `prepare dicom` and `prepare bids` tell theirs.
+            Demo sets: e.g. --seed 3 --bias shortcut --strength 0.
     """
     from fairmedfm_monai.cli import prepare as preparing
 
+    if not isinstance(list, bool):
+        msg = f"`{list}` belongs to no option; put a text with blanks into double quotes"
+        raise ValueError(msg)
     if list or name is None:
         print("\n".join(preparing.dataset_lines()))
         return
     if name.startswith("demo"):
         folder = preparing.prepare_demo(name, output, **options)
     else:
-        folder, summary = preparing.prepare_public(name, source, output, **options)
+        if name in KINDS:
+            folder, summary = prepare_own(name, source, output, **options)
+        else:
+            folder, summary = preparing.prepare_public(name, source, output, **options)
         print("\n".join(summary))
     print(f"wrote {folder}")
     print(f"next: python -m fairmedfm_monai validate {folder}")

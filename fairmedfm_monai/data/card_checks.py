@@ -236,5 +236,6 @@ def _check_window(window: object, report: Report) -> None:
     if window is not None and not isinstance(window, str) and not (pair and window[1] > 0):  # type: ignore[index]
         report(
             "window",
-            f"`window` must be null, a window name such as 'lung', or [centre, width] in HU, but got {window!r}",
+            "`window` must be null, a window name such as 'lung', or [centre, width] in the units of the files (HU of "
+            f"CT), but got {window!r}",
         )

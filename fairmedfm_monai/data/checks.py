@@ -83,7 +83,7 @@ def validate_folder(
     note = _SHALLOW.format(path=shlex.quote(str(path)))
     if deep:
         problems += check_files(raw, card, root, workers=workers, progress=progress)
-        note = "images and masks were opened"
+        note = "" if any(problem.kind == "interrupted" for problem in problems) else "images and masks were opened"
     try:
         info = build_info(root, card, raw, list(card.attributes), problems)
     except (KeyError, TypeError, ValueError):  # a table with errors may be too broken to count

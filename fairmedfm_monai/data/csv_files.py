@@ -32,10 +32,11 @@ def read_text_table(file: Path, known: Collection[str]) -> pd.DataFrame:
         ValueError: another encoding or separator, a column twice, a row with too many cells, a file that is cut off.
     """
     text = _decode(file)
+    _check_separator(file, text, known)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = [name.strip() for name in next((row for row in reader if row), [])]
-        _check_header(file, header, known)
+        _check_header(header)
         rows = [row for row in _rows(reader, len(header)) if row]
     except csv.Error as error:
         msg = f"line {reader.line_num}: {error}; is a double quote missing, or the file cut off?"
@@ -95,27 +96,27 @@ def _iconv(file: Path, encoding: str) -> str:
     return f"iconv -f {encoding} -t UTF-8 {file.name} > utf8.csv && mv utf8.csv {file.name}"
 
 
-def _check_header(file: Path, header: list[str], known: Collection[str]) -> None:
+def _check_header(header: list[str]) -> None:
     if not header:
         msg = "it is empty; expected a header line with the column names"
         raise ValueError(msg)
-    _check_separator(file, header, known)
     twice = sorted({name for name in header if name and header.count(name) > 1})
     if twice:
         msg = f"the header holds {', '.join(map(repr, twice))} more than once; rename or delete the others"
         raise ValueError(msg)
 
 
-def _check_separator(file: Path, header: list[str], known: Collection[str]) -> None:
+def _check_separator(file: Path, text: str, known: Collection[str]) -> None:
     """Raise when another separator than the comma gives more of the expected names."""
+    first = next((line for line in text.splitlines() if line.strip()), "")
 
-    def names(mark: str) -> set[str]:
-        return {cell.strip().strip('"') for cell in ",".join(header).split(mark)}
+    def rating(mark: str) -> tuple[int, int]:
+        names = {cell.strip().strip('"') for cell in first.split(mark)}
+        return len(names & set(known)), len(names)
 
-    hits = {mark: len(names(mark) & set(known)) for mark in _OTHER_SEPARATORS}
-    mark = max(hits, key=lambda mark: (hits[mark], len(names(mark))))
-    lone = len(header) == 1 and len(names(mark)) > 1
-    if hits[mark] <= len(set(header) & set(known)) and not lone:
+    mark = max(_OTHER_SEPARATORS, key=rating)
+    hits, cells = rating(mark)
+    if hits <= rating(",")[0] and not (cells > 1 and "," not in first):
         return
     msg = (
         f"its cells are separated by {_OTHER_SEPARATORS[mark]}, expected commas (and decimal points in numbers); "

@@ -13,6 +13,11 @@ _HEADS = {
     b"PK\x03\x04": "it is a ZIP archive",
     b"%PDF": "it is a PDF",
 }
+_NO_IDEA = (  # SimpleITK, Pillow, nibabel
+    "Unable to determine ImageIO reader",
+    "cannot identify image file",
+    "Cannot work out file type",
+)
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _HEAD_SIZE = 132  # a DICOM file has its mark after 128 bytes
 _LARGE = 1 << 16  # bytes from which on a DICOM element is not kept in memory
@@ -65,6 +70,6 @@ def _dicom_fault(path: Path) -> str:
 
 
 def _in_words(reason: str) -> str:
-    if "Unable to determine ImageIO reader" in reason or "cannot identify image file" in reason:
+    if any(words in reason for words in _NO_IDEA):
         return f"it is no image of a known kind, or damaged from the start; readable are {FORMATS}"
     return reason

@@ -23,6 +23,7 @@ from fairmedfm_monai.data.case_files import Finding, Rules, check_case
 TIMEOUT = 300.0
 """Seconds that one case may take: a CT of 1,000 DICOM slices on a slow network drive does not."""
 
+_START_TIME = 120.0  # seconds that a process may take to start
 _MOST = 16  # processes; each may hold a whole volume
 _READY = "ready"
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
@@ -118,7 +119,7 @@ class _Opener:
         """What `check_case` finds, or that the files cannot be opened without harm."""
         if self._process is None:
             self._process = self._start()
-        answer = self._ask(self._process, json.dumps([image, mask]))
+        answer = self._ask(self._process, json.dumps([image, mask]), self._timeout)
         if answer:
             return [(kind, text) for kind, text in json.loads(answer)]
         reason = self._reason(self._process)
@@ -148,16 +149,16 @@ class _Opener:
         environment = os.environ | dict.fromkeys(_THREADS, "1") | {"PYTHONPATH": paths}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         process = subprocess.Popen(command, **pipes, text=True, encoding="ascii", env=environment)  # type: ignore[call-overload]  # noqa: S603
-        if self._ask(process, self._setup).strip() != _READY:
+        if self._ask(process, self._setup, max(self._timeout, _START_TIME)).strip() != _READY:
             process.kill()
             msg = f"a process for opening images could not be started; `{' '.join(command)}` tells why"
             raise OSError(msg)
         return process
 
-    def _ask(self, process: subprocess.Popen[str], line: str) -> str:
+    def _ask(self, process: subprocess.Popen[str], line: str, timeout: float) -> str:
         """The process's answer; empty where it died or took too long."""
         self._too_slow = False
-        alarm = threading.Timer(self._timeout, self._give_up, (process,))
+        alarm = threading.Timer(timeout, self._give_up, (process,))
         alarm.daemon = True
         alarm.start()
         try:

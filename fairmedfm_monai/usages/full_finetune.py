@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fairmedfm_monai.usages.layer_decay import blocks, parameter_depths
 from fairmedfm_monai.usages.linear_probe import LinearProbe
-from fairmedfm_monai.usages.lora import trainable_parameters
+from fairmedfm_monai.usages.trainable import trainable_parameters
 
 _LOGGER = logging.getLogger(__name__)
 

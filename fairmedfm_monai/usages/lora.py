@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fairmedfm_monai.networks.checkpoint import WeightsError
 from fairmedfm_monai.networks.weights import seeded
 from fairmedfm_monai.usages.fused_qkv import fuse_qkv
+from fairmedfm_monai.usages.trainable import trainable_parameters
 
 
 def add_lora(
@@ -104,12 +105,6 @@ def _no_layer(target: str, unfit: str, known: Sequence[str]) -> str:
         "train.json or of the command line; its default is the field `lora_targets` of the FM's catalog row, or of its "
         "variant there"
     )
-
-
-def trainable_parameters(network: nn.Module) -> tuple[int, int]:
-    """Number of trainable parameters and of all."""
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in network.parameters()]
-    return sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
 
 
 def check_gradients(network: nn.Module, image: Tensor | Sequence[int]) -> int:

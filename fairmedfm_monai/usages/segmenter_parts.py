@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from fairmedfm_monai.usages.lora import trainable_parameters
+from fairmedfm_monai.usages.trainable import trainable_parameters
 
 PARTS = ("image_encoder", "prompt_encoder", "mask_decoder")
 _LORA = "lora_"

@@ -110,3 +110,66 @@ def test_dimensions_against_the_card(tmp_path: Path) -> None:
 def test_mask_values_of_a_damaged_file_are_none(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"\x89PNG")
     assert mask_values(tmp_path / "a.png") == set()
+
+
+def test_damage_inside_a_packed_nifti(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 999, (20, 20, 20)).astype(np.int16)
+    whole = save_nifti(tmp_path / "a.nii.gz", noise).read_bytes()
+    for place, words in ((-30, "it is cut off or damaged"), (2, "damaged from the start")):
+        data = bytearray(whole)
+        data[place] ^= 0xFF
+        (tmp_path / "a.nii.gz").write_bytes(data)
+        assert words in found(tmp_path, "a.nii.gz", "")["unreadable"]
+
+
+def test_scaled_masks_of_many_planes(tmp_path: Path) -> None:
+    stored = np.random.default_rng(0).choice([0, 1, 4], (5, 6, 7)).astype(np.uint8)
+    stored[:, :, 3] = 0
+    image = nibabel.Nifti1Image(stored, np.eye(4))
+    image.header.set_slope_inter(0.5, 0)
+    nibabel.save(image, tmp_path / "m.nii.gz")
+    assert mask_values(tmp_path / "m.nii.gz") == {0.0, 0.5, 2.0}
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(stored * np.float32(0.5)), str(tmp_path / "m.mha"))
+    assert mask_values(tmp_path / "m.mha") == {0.0, 0.5, 2.0}
+
+
+def save_series(folder: Path, image: SimpleITK.Image) -> None:
+    """One DICOM file per slice, written by SimpleITK."""
+    folder.mkdir()
+    writer = SimpleITK.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    turn = image.GetDirection()
+    for index in range(image.GetDepth()):
+        part = image[:, :, index]
+        part.SetMetaData("0008|0060", "CT")
+        part.SetMetaData("0020|000e", "1.2.3.4")
+        part.SetMetaData("0020|000d", "1.2.3")
+        part.SetMetaData("0008|0018", f"1.2.3.4.{index + 1}")
+        part.SetMetaData("0020|0032", "\\".join(map(str, image.TransformIndexToPhysicalPoint((0, 0, index)))))
+        part.SetMetaData("0020|0037", "\\".join(map(str, (*turn[0::3], *turn[1::3]))))
+        writer.SetFileName(str(folder / f"{image.GetDepth() - index}.dcm"))  # names tell nothing of the place
+        writer.Execute(part)
+
+
+def test_folders_of_a_dicom_series(tmp_path: Path, volume: np.ndarray) -> None:
+    image = SimpleITK.ReadImage(str(tmp_path / "image.nii.gz"))
+    save_series(tmp_path / "series", image)
+    header = read_header(tmp_path / "series")
+    assert header.shape == (7, 6, 5)
+    np.testing.assert_allclose(header.affine, AFFINE, atol=1e-3)  # type: ignore[arg-type]
+    assert found(tmp_path, "series", "mask.nii.gz") == {}
+    save_nifti(tmp_path / "m.nii.gz", (volume > 0).astype(np.uint8), np.diag([1.0, 1, 1, 1]) @ AFFINE + 1)
+    assert "mm apart" in found(tmp_path, "series", "m.nii.gz")["geometry"]
+    save_series(tmp_path / "other", image + 1)
+    for file in (tmp_path / "other").iterdir():
+        file.rename(tmp_path / "series" / f"other{file.name}")
+    assert set(found(tmp_path, "series", "")) <= {"dims", "unreadable"}
+
+
+@pytest.mark.parametrize("suffix", [".mha", ".nrrd", ".nii.gz"])
+def test_formats_of_volumes_cut_off(tmp_path: Path, volume: np.ndarray, suffix: str) -> None:
+    file = tmp_path / f"a{suffix}"
+    SimpleITK.WriteImage(SimpleITK.ReadImage(str(tmp_path / "image.nii.gz")), str(file))
+    assert found(tmp_path, file.name, "mask.nii.gz") == {}
+    file.write_bytes(file.read_bytes()[:-60])
+    assert list(found(tmp_path, file.name, "mask.nii.gz")) == ["unreadable"]

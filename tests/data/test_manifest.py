@@ -98,11 +98,17 @@ def test_ids_stay_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content"), [("manifest.csv", b""), ("manifest.csv", b"a\xff"), ("manifest.parquet", b"PAR1")]
+    ("name", "content"),
+    [
+        ("manifest.csv", b""),
+        ("manifest.csv", b"a\xff"),
+        ("manifest.csv", b"case_id;image\n1;a\n"),
+        ("manifest.parquet", b"PAR1"),
+    ],
 )
 def test_a_file_that_is_no_table(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(DatasetError, match="the manifest cannot be read"):
+    with pytest.raises(DatasetError, match=f"the manifest cannot be read: {name}: "):
         read_manifest(tmp_path)
 
 

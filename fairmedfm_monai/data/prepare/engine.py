@@ -78,8 +78,10 @@ def prepare_dataset(
     card = Card.from_dict(dataset.full_card(choice), where=f"card of {dataset.name}")
     settings = {"dataset": dataset.name, "rule": choice.rule, "protocol": choice.protocol, "seed": choice.seed}
     release = dataset.read(root, choice)
-    if release.notice:
-        card = Card.from_dict({**card.to_dict(), "notice": release.notice}, where=f"card of {dataset.name}")
+    told = {"notice": release.notice, "labels": dict(release.labels)}
+    if any(told.values()):
+        replaced = {key: value for key, value in told.items() if value}
+        card = Card.from_dict({**card.to_dict(), **replaced}, where=f"card of {dataset.name}")
     return write_folder(
         release, card, root, output, settings=settings, incomplete=incomplete, workers=workers, progress=progress
     )
@@ -160,6 +162,8 @@ def _present(table: pd.DataFrame, root: Path, *, incomplete: bool) -> tuple[pd.D
 def _is_there(root: Path, path: str, listings: dict[str, set[str]]) -> bool:
     """One listing per folder instead of one system call per file."""
     parent, name = os.path.split(os.path.normpath(path))
+    if name == os.curdir:  # the release folder itself
+        return True
     if parent not in listings:
         try:
             listings[parent] = set(os.listdir(root / parent))

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from fairmedfm_monai.data.prepare.spec import PublicDataset
+
+INDEX = "README.md"
+MADE = "<!-- Rendered by scripts/render_datasets.py from the modules in fairmedfm_monai/data/public. -->"
+TABLE = ("<!-- datasets: rendered by scripts/render_datasets.py -->\n", "<!-- end of datasets -->")
+
+
+def pages(datasets: Collection[PublicDataset]) -> dict[str, str]:
+    """File name -> text of every page of ``docs/datasets``, the overview included."""
+    return {INDEX: overview_page(datasets), **{f"{dataset.name}.md": dataset_page(dataset) for dataset in datasets}}
+
+
+def with_table(readme: str, datasets: Collection[PublicDataset]) -> str:
+    """The README with the current table of datasets between its two marks."""
+    before, rest = readme.split(TABLE[0])
+    after = rest.split(TABLE[1])[1]
+    return f"{before}{TABLE[0]}{overview(datasets, folder='docs/datasets/')}{TABLE[1]}{after}"
 
 
 def dataset_page(dataset: PublicDataset) -> str:
     """Markdown page of one dataset."""
     card = dataset.full_card(dataset.choose())
     parts = [
-        f"# {dataset.title}\n\n{dataset.summary}\n",
+        f"{MADE}\n\n# {dataset.title}\n\n{dataset.summary}\n",
         _facts(dataset, card),
         f"## Preparing it\n\n    python -m fairmedfm_monai prepare {dataset.name} --source RAW --output DIR\n",
         _list("`RAW` holds:", {f"`{name}`": meaning for name, meaning in dataset.layout.items()}),
@@ -26,14 +42,14 @@ def dataset_page(dataset: PublicDataset) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def overview(datasets: Iterable[PublicDataset]) -> str:
-    """Markdown table of all datasets, each with a link to its page."""
+def overview(datasets: Iterable[PublicDataset], folder: str = "") -> str:
+    """Markdown table of all datasets, each with a link to its page in ``folder``."""
     lines = ["| dataset | task | images | size | attributes |", "|---|---|---|---|---|"]
     for dataset in datasets:
         card = dataset.full_card(dataset.choose())
         attributes = ", ".join(name for name in card["attributes"] if name != "age4")
         kind = f"{card['modality']}, {card['spatial_dims']}D"
-        link = f"[{dataset.title}]({dataset.name}.md)"
+        link = f"[{dataset.title}]({folder}{dataset.name}.md)"
         lines.append(f"| {link} | {card['task']} | {kind} | {dataset.size} | {attributes} |")
     return "\n".join(lines) + "\n"
 
@@ -41,7 +57,7 @@ def overview(datasets: Iterable[PublicDataset]) -> str:
 def overview_page(datasets: Iterable[PublicDataset]) -> str:
     """The index of the pages."""
     return (
-        "# Public datasets\n\n"
+        f"{MADE}\n\n# Public datasets\n\n"
         "`python -m fairmedfm_monai prepare NAME --source RAW --output DIR` turns each raw release, exactly as its\n"
         "owner ships it, into a dataset folder. Nothing is downloaded: most owners ask you to sign something.\n\n"
         f"{overview(datasets)}"

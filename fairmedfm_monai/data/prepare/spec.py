@@ -40,6 +40,7 @@ class Release:
         expected: counts that the owner or a publication states, with the keys of `fairmedfm_monai.data.prepare.counts`.
         notes: what was left out, joined or derived, one sentence each, with counts.
         notice: the card's ``notice``, where it depends on the rows; replaces that of the card.
+        labels: the card's ``labels``, where the release names them; replaces those of the card.
     """
 
     table: pd.DataFrame
@@ -47,6 +48,7 @@ class Release:
     expected: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     notice: str = ""
+    labels: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +70,7 @@ class PublicDataset:
         card: the dataset card for a choice, without ``name``, ``title``, ``licence``, ``citation`` and ``release``.
         rules: label rule -> what it means; the first is the default.
         protocols: published protocol -> what it changes.
+        protocol_rules: published protocol -> the label rule that belongs to it; the protocol then takes no other.
         aliases: other names that users may type.
     """
 
@@ -85,25 +88,31 @@ class PublicDataset:
     rules: Mapping[str, str]
     hazards: tuple[str, ...] = ()
     protocols: Mapping[str, str] = field(default_factory=dict)
+    protocol_rules: Mapping[str, str] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
 
     def choose(self, *, rule: str | None = None, protocol: str = DEFAULT_PROTOCOL, seed: int = 0) -> Choice:
         """A checked choice.
 
         Raises:
-            ValueError: a rule or a protocol that this dataset does not have.
+            ValueError: a rule or a protocol that this dataset does not have, or a rule that the protocol does not take.
         """
-        rule = rule or next(iter(self.rules))
+        fixed = self.protocol_rules.get(protocol)
+        rule = rule or fixed or next(iter(self.rules))
         for key, value, known in (("rule", rule, self.rules), ("protocol", protocol, self._protocols())):
             if value not in known:
                 listed = "; ".join(f"{name} ({meaning})" for name, meaning in known.items())
                 msg = f"`{key}` of {self.name} must be one of: {listed}; but got {value!r}"
                 raise ValueError(msg)
+        if fixed and rule != fixed:
+            msg = f"the protocol {protocol} of {self.name} has the `rule` {fixed!r}, but got {rule!r}; leave `rule` out"
+            raise ValueError(msg)
         return Choice(rule=rule, protocol=protocol, seed=seed)
 
     def full_card(self, choice: Choice) -> dict[str, Any]:
         """The dataset card as it is written into the folder."""
-        parts = [self.name, *([choice.rule] if choice.rule != next(iter(self.rules)) else [])]
+        implied = (next(iter(self.rules)), self.protocol_rules.get(choice.protocol))
+        parts = [self.name, *([choice.rule] if choice.rule not in implied else [])]
         parts += [choice.protocol] if choice.protocol != DEFAULT_PROTOCOL else []
         card = self.card(choice)
         known = {

@@ -218,7 +218,7 @@ DATASET = PublicDataset(
     hazards=(
         "Labels come from reports, not from images: agreement with adjudicated labels is moderate.",
         "The view position (AP for patients in bed) goes with severity; compare groups within a view.",
-        "The 2017 table holds ages up to 414; ages from 120 on count as unknown.",
+        "The 2017 table holds impossible ages such as 155; ages from 120 on count as unknown.",
     ),
     aliases=("nih", "chestxray14", "nih_cxr14"),
 )

@@ -103,7 +103,9 @@ def choose_series(folder: Path, *, uid: str = "") -> Series:
     chosen = [series for series in found if series.uid == uid] if uid else found
     if len(chosen) == 1:
         return chosen[0]
-    listed = examples(f"{series.uid} ({len(series.files)} x {series.modality} {series.description})" for series in found)
+    listed = examples(
+        f"{series.uid} ({len(series.files)} x {series.modality} {series.description})" for series in found
+    )
     if not found:
         msg = f"{folder.name}: there is no DICOM image in the folder"
     elif uid:
@@ -185,17 +187,15 @@ def _check_alike(series: Series) -> None:
         without = [name for name, header in headers.items() if not header.get(tag)]
         if without:
             msg = (
-                f"{len(without)} of {len(headers)} files have no {tag}, so that their place is unknown (a scout view?): "
-                f"{examples(without)}; move them out of the folder if they are not part of the volume"
+                f"{len(without)} of {len(headers)} files have no {tag}, so that their place is unknown (scout views?): "
+                f"{examples(without)}; move them out of the folder if they are no part of the volume"
             )
             raise ValueError(msg)
-    first, *others = headers.items()
     for tag in ("Rows", "Columns", "ImageOrientationPatient", "PixelSpacing"):
-        wanted = np.atleast_1d(np.asarray(first[1][tag].value, np.float64))
-        for name, header in others:
-            value = np.atleast_1d(np.asarray(header[tag].value, np.float64))
-            if not np.allclose(value, wanted, rtol=1e-4, atol=1e-4):
-                msg = f"{tag} differs within the series: {first[0]} has {first[1][tag].value}, {name} has {header[tag].value}"
+        (first, wanted), *others = ((name, header[tag].value) for name, header in headers.items())
+        for name, value in others:
+            if not np.allclose(np.float64(value), np.float64(wanted), rtol=1e-4, atol=1e-4):
+                msg = f"{tag} differs within the series: {first} has {wanted}, {name} has {value}"
                 raise ValueError(msg)
 
 

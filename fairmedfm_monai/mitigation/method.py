@@ -1,0 +1,195 @@
+"""What a mitigation method is, and how a training gets one by its name."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Sampler
+
+from fairmedfm_monai.mitigation.groups import GroupCoder
+from fairmedfm_monai.mitigation.options import Option, chosen
+
+if TYPE_CHECKING:
+    from fairmedfm_monai.data.dataset import DatasetInfo
+
+METHODS = {
+    "erm": (".method", "Method", "plain training, nothing is mitigated"),
+    "resampling": (".resampling", "Resampling", "groups, classes or both are drawn equally often"),
+    "reweighting": (".loss_methods", "Reweighting", "cases count by the inverse frequency of their group"),
+    "group_dro": (".loss_methods", "GroupDRO", "the loss of the worst group is minimised (Sagawa et al. 2020)"),
+    "fairness_constraint": (".loss_methods", "FairnessConstraint", "a gap between groups is added to the loss"),
+}
+"""Name -> module, class and meaning."""
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class Method:
+    """A way of training. This one is ``erm``, which changes nothing; the others are its subclasses.
+
+    A training asks it for a sampler and a loss and, through the handler ``GroupCodes``, for the groups of each batch.
+
+    Args:
+        name: as in ``METHODS``.
+        dataset: gives the groups and the training cases.
+        attributes: whose groups are meant; see :class:`~fairmedfm_monai.mitigation.groups.GroupCoder`.
+        options: of the method; see ``OPTIONS``.
+        seed: of samplers.
+
+    Attributes:
+        needs_attribute_at_inference: whether a trained model must be told the group of a patient.
+
+    Raises:
+        ValueError: options or attributes that there are not.
+    """
+
+    OPTIONS: ClassVar[Mapping[str, Option]] = {}
+    needs_attribute_at_inference: ClassVar[bool] = False
+    uses_groups: bool = False
+
+    def __init__(
+        self,
+        name: str,
+        dataset: DatasetInfo,
+        *,
+        attributes: Sequence[str] | str | None = None,
+        options: Mapping[str, Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.name = name
+        self.dataset = dataset
+        self.options = chosen(name, self.OPTIONS, options)
+        self.seed = seed
+        self.check()
+        self.coder = GroupCoder(dataset, attributes) if self.uses_groups else None
+        self._loss: nn.Module | None = None
+        self._warn_of_missing_groups()
+
+    def check(self) -> None:
+        """Refuse options that do not go together, or with the dataset (``ValueError``)."""
+
+    def sampler(self, cases: Sequence[Mapping[str, Any]], *, whole_set: bool = False) -> Sampler | None:
+        """What draws the cases of an epoch; None leaves that to the data loader.
+
+        Args:
+            cases: the dicts that the loader's dataset is made of, in its order.
+            whole_set: whether the optimizer needs all cases in one batch, as L-BFGS does.
+
+        Raises:
+            ValueError: a method that the optimizer makes impossible.
+        """
+        return None
+
+    def loss(self, base: nn.Module, *, device: torch.device | str = "cpu") -> nn.Module:
+        """What is minimised, made of the plain loss; of ``erm`` the plain loss itself.
+
+        Args:
+            base: takes ``pred`` and ``target``.
+            device: where the training computes.
+        """
+        self._loss = self.group_loss(base).to(device)
+        return self._loss
+
+    def group_loss(self, base: nn.Module) -> nn.Module:
+        """The method's own loss."""
+        return base
+
+    def codes(self, batch: Mapping[str, Any]) -> Tensor | None:
+        """Group codes (B,) of a collated batch; None where the method needs none.
+
+        Raises:
+            KeyError: when the batch holds no ``attributes``.
+        """
+        if self.coder is None:
+            return None
+        if "attributes" not in batch:
+            msg = f"mitigation {self.name!r} needs `attributes` in each batch, but it holds {', '.join(batch)}"
+            raise KeyError(msg)
+        return self.coder.codes(batch["attributes"])
+
+    def describe(self) -> dict[str, Any]:
+        """Name, groups with their training cases, options and what inference needs, as JSON."""
+        about: dict[str, Any] = {
+            "name": self.name,
+            "text": self.text,
+            "needs_attribute_at_inference": self.needs_attribute_at_inference,
+            "options": dict(self.options),
+        }
+        if self.coder is not None:
+            counts = dict(zip(self.coder.names, self.coder.counts().tolist(), strict=True))
+            unknown = len(self.dataset.cases("train")) - sum(counts.values())
+            about |= {"attributes": self.coder.attributes, "groups": counts, "unknown": unknown}
+        return about
+
+    @property
+    def text(self) -> str:
+        """One line for people."""
+        by = f" by {' x '.join(self.coder.attributes)}" if self.coder else ""
+        options = ", ".join(f"{name} {value}" for name, value in self.options.items())
+        needs = "needs the attribute" if self.needs_attribute_at_inference else "no attribute needed"
+        return f"{self.name}{by}" + (f" ({options}); {needs} at inference" if options or by else "")
+
+    def state_dict(self) -> dict[str, Any]:
+        """What moves in training besides the network, e.g. group weights."""
+        return {"name": self.name, "loss": self._loss.state_dict() if self._loss is not None else {}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state_dict`.
+
+        Raises:
+            ValueError: the state of another method, or of other groups.
+        """
+        if state["name"] != self.name:
+            msg = f"`resume` is a training with mitigation {state['name']!r}, this one is {self.name!r}: give the same"
+            raise ValueError(msg)
+        if self._loss is None:
+            return
+        try:
+            self._loss.load_state_dict(state["loss"])
+        except RuntimeError as error:
+            msg = f"`resume` is a training with mitigation {self.name!r} of other groups or options ({error})"
+            raise ValueError(msg) from error
+
+    def _warn_of_missing_groups(self) -> None:
+        if self.coder is None:
+            return
+        missing = [name for name, count in zip(self.coder.names, self.coder.counts().tolist(), strict=True) if not count]
+        if missing:
+            _LOGGER.warning("mitigation %s: no training case in group %s", self.name, ", ".join(missing))
+
+
+def make_method(
+    name: str,
+    dataset: DatasetInfo,
+    *,
+    attributes: Sequence[str] | str | None = None,
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Method:
+    """The mitigation method of a name.
+
+    Args:
+        name: a key of ``METHODS``.
+        dataset: the loaded dataset.
+        attributes: attribute (list, or text with commas; several are crossed) whose groups are meant; None = the first.
+        options: of the method.
+        seed: of samplers.
+
+    Raises:
+        ValueError: an unknown method, option or attribute; lists the valid ones with their meaning.
+    """
+    if name not in METHODS:
+        near = difflib.get_close_matches(str(name), METHODS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        listed = "; ".join(f"{key} ({meaning})" for key, (_, _, meaning) in METHODS.items())
+        msg = f"`mitigation` must be one of the methods below, but got {name!r}.{hint} Methods: {listed}"
+        raise ValueError(msg)
+    module, kind, _ = METHODS[name]
+    found: type[Method] = getattr(importlib.import_module(module, __package__), kind)
+    return found(name, dataset, attributes=attributes, options=options, seed=seed)
