@@ -64,7 +64,6 @@ def test_the_package_and_its_command_line_load_no_model_library() -> None:
 @pytest.mark.parametrize(
     ("bundle", "needed"),
     [
-        ("demo_clip_classification_zero_shot", set()),
         ("demo_clip_classification_full_finetune", set()),
         ("clip_classification_linear_probe", {"open_clip"}),
         ("dinov2_classification_linear_probe", {"timm"}),

@@ -11,6 +11,8 @@ from ignite.engine import Engine, Events
 from ignite.handlers import Checkpoint, DiskSaver
 
 if TYPE_CHECKING:
+    from monai.handlers import CheckpointSaver
+
     from fairmedfm_monai.bundle.model_info import ModelInfo
 
 PROGRESS_NAME = "progress.pt"
@@ -41,22 +43,33 @@ def export_model(network: torch.nn.Module, checkpoint: str | Path, info: ModelIn
     return target
 
 
-def keep_progress(trainer: Engine, folder: str | Path, *, resume: str | Path | None = None, **objects: Any) -> None:
+def keep_progress(
+    trainer: Engine,
+    folder: str | Path,
+    *,
+    resume: str | Path | None = None,
+    best: CheckpointSaver | None = None,
+    **objects: Any,
+) -> None:
     """Keep what is needed to go on after an interruption, and go on from it when asked.
 
-    After every epoch ``<folder>/progress.pt`` holds the trainer's epoch and the state of ``objects``.
+    After every epoch ``<folder>/progress.pt`` holds the trainer's epoch, the state of ``objects``, that of torch's
+    random numbers, and the best value so far: on the CPU a training that was interrupted ends as one that was not.
 
     Args:
         trainer: engine of the training.
         folder: where the file goes.
         resume: path of a ``progress.pt``; the training then continues after the epoch it holds.
+        best: writes ``model.pt`` when a value is the best so far; with ``resume`` it goes on comparing with the best
+            value of before, as long as the file is there.
         **objects: name -> object with ``state_dict`` and ``load_state_dict``.
 
     Raises:
         FileNotFoundError: when ``resume`` is not there.
-        ValueError: when nothing is left to train.
+        ValueError: when nothing is left to train, or ``resume`` is of another kind of training.
     """
     state = {"trainer": trainer, **objects}
+    extra = {"random": _RandomState(trainer), **({} if best is None else {"best": _Best(best)})}
     if resume is not None:
         if not Path(resume).is_file():
             msg = f"`resume` must be a {PROGRESS_NAME} of an earlier training, but {resume} is not there"
@@ -65,17 +78,56 @@ def keep_progress(trainer: Engine, folder: str | Path, *, resume: str | Path | N
         content = torch.load(resume, map_location="cpu", weights_only=True)
         if epochs is not None and content["trainer"].get("max_epochs") is not None:
             content["trainer"]["max_epochs"] = max(epochs, _done(content["trainer"]))
-        Checkpoint.load_objects(to_load=state, checkpoint=content)
+        _load(state, extra, content, resume)
         if epochs is not None and trainer.state.epoch >= epochs:
             msg = f"{resume} already holds {trainer.state.epoch} epochs: ask for more than that with --epochs"
             raise ValueError(msg)
     saver = Checkpoint(
-        state,
+        {**state, **extra},
         DiskSaver(str(folder), create_dir=True, require_empty=False),
         filename_pattern=PROGRESS_NAME,
         n_saved=None,
     )
     trainer.add_event_handler(Events.EPOCH_COMPLETED, saver)
+
+
+def _load(state: dict[str, Any], extra: dict[str, Any], content: dict[str, Any], resume: str | Path) -> None:
+    missing = [name for name in state if name not in content]
+    if missing:
+        msg = f"`resume`: {resume} lacks {', '.join(missing)}: give the {PROGRESS_NAME} of a training of this bundle"
+        raise ValueError(msg)
+    wanted = state | {name: part for name, part in extra.items() if name in content}
+    Checkpoint.load_objects(to_load=wanted, checkpoint=content)
+
+
+class _RandomState:
+    """Torch's random numbers on the CPU; taken up when the training starts, since encoding before it draws some."""
+
+    def __init__(self, trainer: Engine) -> None:
+        self._trainer = trainer
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"torch": torch.get_rng_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._trainer.add_event_handler(Events.STARTED, lambda: torch.set_rng_state(state["torch"]))
+
+
+class _Best:
+    """The best value that a ``CheckpointSaver`` of MONAI has seen, as long as the file that it stands for is there."""
+
+    def __init__(self, saver: CheckpointSaver) -> None:
+        self._saver = saver
+
+    def state_dict(self) -> dict[str, Any]:
+        checkpoint = self._saver._key_metric_checkpoint
+        return {} if checkpoint is None else dict(checkpoint.state_dict())
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        written = getattr(self._saver._key_metric_checkpoint, "save_handler", None)
+        name = getattr(written, "filename", None)
+        if state and name and (Path(self._saver.save_dir) / name).is_file():
+            self._saver.load_state_dict(state)
 
 
 def _done(trainer_state: dict[str, Any]) -> int:

@@ -84,8 +84,8 @@ def _packages(row: Row) -> dict[str, str]:
     unknown = [name for name in row.packages if name not in FM_PACKAGES]
     if unknown:
         msg = (
-            f"catalog row {row.name!r}: `packages` names {', '.join(unknown)}, which FM_PACKAGES of {__name__} lacks: add "
-            "it there with the tested version, and to setup.cfg"
+            f"catalog row {row.name!r}: `packages` names {', '.join(unknown)}, but FM_PACKAGES of {__name__} does not: "
+            "add the tested version there, and the package to setup.cfg"
         )
         raise ValueError(msg)
     return {name: FM_PACKAGES[name] for name in row.packages}

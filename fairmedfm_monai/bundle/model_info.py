@@ -44,6 +44,8 @@ class ModelInfo:
         dataset: name of the training dataset, empty if untrained.
         seed: seed of the training.
         settings: what else the network is built from, e.g. whether the card is multi-label.
+        mitigation: how groups were treated in training, as ``Method.describe`` tells it: the method with its options
+            and groups, and whether the model must be told the group of a patient; empty = not recorded.
         trained: False when this describes a model that nobody trained.
         versions: package -> version.
     """
@@ -57,6 +59,7 @@ class ModelInfo:
     dataset: str = ""
     seed: int | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    mitigation: dict[str, Any] = field(default_factory=dict)
     trained: bool = True
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -64,6 +67,11 @@ class ModelInfo:
     def geometry(self) -> str:
         """Weights that give the right shapes without reading a file: the checkpoint replaces them all."""
         return "tiny" if self.weights == "tiny" else "random"
+
+    @property
+    def mitigated(self) -> str:
+        """How groups were treated in training, in one line."""
+        return str(self.mitigation.get("text", "not recorded"))
 
     def classes_for(self, dataset: DatasetInfo) -> list[str]:
         """The model's classes, after making sure that a dataset has the same.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from fire.decorators import SetParseFn
 
-from fairmedfm_monai.cli.prepare_own import KINDS, TEXT_OPTIONS, prepare_own
+from fairmedfm_monai.cli.prepare_own import KINDS, TEXT_OPTIONS, prepare_own, usage_lines
 
 
 def _names(value: Any) -> list[str] | None:
@@ -69,6 +70,9 @@ def prepare(
     """
     from fairmedfm_monai.cli import prepare as preparing
 
+    if options.pop("help", False):  # python-fire hands it over, as it does any other option
+        print("\n".join(usage_lines(name)) if name is not None and name in KINDS else inspect.getdoc(prepare))
+        return
     if not isinstance(list, bool):
         msg = f"`{list}` belongs to no option; put a text with blanks into double quotes"
         raise ValueError(msg)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -155,20 +155,18 @@ def _read_table(root: Path, columns: Any, options: Mapping[str, Any]) -> tuple[A
 
 def _read_dicom(root: Path, columns: Any, options: Mapping[str, Any]) -> tuple[Any, str, int]:
     from fairmedfm_monai.data.home import home
-    from fairmedfm_monai.data.own.dicom import CONTRACT, HEADER_ATTRIBUTES, KEYS, read_dicom
+    from fairmedfm_monai.data.own.dicom import CONTRACT, HEADER_ATTRIBUTES, read_dicom
     from fairmedfm_monai.data.own.dicom_files import modality_of, scan_folder
+    from fairmedfm_monai.data.own.dicom_labels import KEYS
     from fairmedfm_monai.handlers.privacy import hash_id, private_salt
 
     key = options.get("key", KEYS[0])
-    wanted = [name.strip() for name in options["attributes"].split(",")] if "attributes" in options else None
-    for name, value, known in (("key", [key], KEYS), ("attributes", wanted or [], HEADER_ATTRIBUTES)):
-        wrong = [item for item in value if item not in known]
-        if wrong:
-            msg = f"`--{name}` must be of {', '.join(known)}, but got {wrong[0]!r}"
-            raise ValueError(msg)
+    stated = options.get("attributes")
+    wanted = None if stated is None else [name.strip() for name in stated.split(",") if name.strip()]
+    _check_names("key", [key], KEYS)
+    _check_names("attributes", wanted or [], HEADER_ATTRIBUTES)
     parsed = columns.parse(options["columns"], contract=CONTRACT)
-    secondary_captures = options.get("secondary_captures", False)
-    scan = scan_folder(root, secondary_captures=secondary_captures)
+    scan = scan_folder(root, secondary_captures=options.get("secondary_captures", False))
     modality = options.get("modality") or modality_of(scan, root)
     dims = int(options.get("spatial_dims", 3 if modality in {"ct", "mri"} else 2))
     salt = private_salt(home())
@@ -185,6 +183,13 @@ def _read_dicom(root: Path, columns: Any, options: Mapping[str, Any]) -> tuple[A
         incomplete=options.get("incomplete", False),
     )
     return found, modality, dims
+
+
+def _check_names(option: str, names: Collection[str], known: Collection[str]) -> None:
+    wrong = [name for name in names if name not in known]
+    if wrong:
+        msg = f"`--{option}` must be of {', '.join(known)}, but got {wrong[0]!r}"
+        raise ValueError(msg)
 
 
 def _read_bids(root: Path, columns: Any, options: Mapping[str, Any]) -> tuple[Any, str, int]:
@@ -233,14 +238,11 @@ def _mask_labels(text: str) -> dict[str, int]:
 
 
 def _window(text: str | None) -> str | list[float] | None:
-    if text is None:
-        return None
+    """A name is checked by the run that uses it: the list of names would cost seconds here, as it loads MONAI."""
+    if text is None or text.replace("_", "").isalpha():
+        return text
     try:
         return [float(part) for part in text.strip("[]()").split(",")]
     except ValueError:
-        from fairmedfm_monai.transforms.intensity import WINDOWS  # costs seconds: imports MONAI
-
-        if text in WINDOWS:
-            return text
-        msg = f"`--window` must be one of {', '.join(WINDOWS)}, or centre and width such as 40,400, but got {text!r}"
+        msg = f"`--window` must be a name such as lung, or centre and width such as 40,400, but got {text!r}"
         raise ValueError(msg) from None

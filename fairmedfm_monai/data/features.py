@@ -53,8 +53,8 @@ class FeatureDataset(Dataset):
         num_workers: processes that decode images; with 0, the threads that encode do it in turns.
         feature: entry of ``encode_image``'s result that items carry. Of the others, vectors are cached too, so that
             every usage of an encoder shares one pass.
-        amp: compute in bfloat16 and in the channels-last layout. Faster where the device has bfloat16 arithmetic, at
-            two to three correct digits; such features are cached apart from the others.
+        amp: compute in bfloat16 and in the channels-last layout. Faster where the device has bfloat16 arithmetic;
+            features are then off by up to about 1 % of the largest, and cached apart from the others.
 
     Raises:
         ValueError: a transform that holds something random.

@@ -22,6 +22,7 @@ BoolArray = NDArray[np.bool_]
 
 PRIMARY_METRIC = "auc"
 NOT_CALIBRATED = "operating point 0.5: not calibrated here"
+PER_CASE = "one per case"
 
 
 def evaluate_classification(
@@ -34,7 +35,7 @@ def evaluate_classification(
     classes: Sequence[str] | None = None,
     positive_class: str | None = None,
     split: str = "test",
-    operating_point: float | Mapping[str, float] | None = None,
+    operating_point: float | Mapping[str, float] | ArrayLike | None = None,
     intersections: Sequence[Sequence[str]] = (),
     n_bootstrap: int = 1000,
     seed: int = 0,
@@ -60,7 +61,9 @@ def evaluate_classification(
         classes: class names in the order of the class index; default ``class_0``, ... .
         positive_class: the positive one of two classes; default the second.
         split: name of the split in the tables.
-        operating_point: decision threshold, or one per class for multi-label; None = 0.5, noted as not calibrated.
+        operating_point: decision threshold, one per class for multi-label (mapping), or one per case, shape (n,) or
+            (n, C) as ``y_score``, e.g. that of the case's group; None = 0.5, noted as not calibrated. Thresholds are
+            held fixed in intervals and tests. Only decisions follow them: AUC and the like are of the scores.
         intersections: attributes to cross, e.g. ``[["sex", "age"]]``.
         n_bootstrap: replicates; 0 = analytic intervals only, no permutation, no curves (fast enough for every epoch).
         seed: seed of resampling; results depend on it and on the data, not on names or orders.
@@ -85,6 +88,7 @@ def evaluate_classification(
         positive_class=positive_class,
         intersections=intersections,
         failed=failed,
+        points=_per_case(operating_point),
     )
     tests = len(data.groupings) * (1 if data.kind == "binary" else len(data.classes) + 1)
     permutations = permutations_for(n_bootstrap, tests) if n_permutations is None else n_permutations
@@ -105,7 +109,7 @@ def evaluate_classification(
         "task": "classification",
         "kind": data.kind,
         "primary_metric": PRIMARY_METRIC,
-        "operating_point": dict(zip(data.labels, points, strict=True)) if data.kind == "multi_label" else points[0],
+        "operating_point": _told(data, points),
         "decision": "top class" if data.kind == "multi_class" else "score >= operating point",
         "fixed_specificity": FIXED_SPECIFICITY,
     }
@@ -113,10 +117,21 @@ def evaluate_classification(
     return make_report(tables.subgroups, tables.disparities, notes=sample.notes, settings=settings, curves=by_kind)
 
 
+def _per_case(given: float | Mapping[str, float] | ArrayLike | None) -> ArrayLike | None:
+    """The operating points when there is one per case, else None."""
+    return None if given is None or isinstance(given, Mapping) or np.ndim(given) == 0 else given
+
+
+def _told(data: ClassificationInput, points: list[float | None]) -> float | str | dict[str, float | None] | None:
+    if data.called is not None:
+        return PER_CASE
+    return dict(zip(data.labels, points, strict=True)) if data.kind == "multi_label" else points[0]
+
+
 def _operating_points(
-    data: ClassificationInput, given: float | Mapping[str, float] | None, sample: Sample
+    data: ClassificationInput, given: float | Mapping[str, float] | ArrayLike | None, sample: Sample
 ) -> list[float | None]:
-    if data.kind == "multi_class":
+    if data.kind == "multi_class" or data.called is not None:
         return [None] * len(data.labels)
     if given is None:
         sample.note(NOT_CALIBRATED)
@@ -127,7 +142,7 @@ def _operating_points(
             msg = f"operating_point: no threshold for {missing}; found {sorted(given)}"
             raise ValueError(msg)
         return [float(given[label]) for label in data.labels]
-    return [float(given)] * len(data.labels)
+    return [float(np.asarray(given))] * len(data.labels)
 
 
 def _problem(
@@ -137,7 +152,10 @@ def _problem(
     truth, score = data.truth[:, index], data.score[:, index]
     missing = ~np.isfinite(truth)
     usable = np.isfinite(score)
-    decision = data.top == index if data.kind == "multi_class" else score >= (0.5 if point is None else point)
+    if data.called is not None:
+        decision = data.called[:, index]
+    else:
+        decision = data.top == index if data.kind == "multi_class" else score >= (0.5 if point is None else point)
     probability = bool(((score[usable] >= 0) & (score[usable] <= 1)).all())
     return BinaryProblem(truth == 1, score, decision, names, probability), missing
 

@@ -33,6 +33,7 @@ class ClassificationInput:
         patients: (n,) patient codes.
         clustered: whether patient ids were given.
         notes: facts found on the way.
+        called: (n, K) whether the case is called positive, where every case has an operating point of its own.
     """
 
     kind: Kind
@@ -44,6 +45,7 @@ class ClassificationInput:
     patients: IntArray
     clustered: bool
     notes: list[str]
+    called: BoolArray | None = None
 
     @property
     def top(self) -> IntArray:
@@ -78,17 +80,23 @@ def read_classification(
     positive_class: str | None,
     intersections: Sequence[Sequence[str]],
     failed: pd.DataFrame | None,
+    points: ArrayLike | None = None,
 ) -> ClassificationInput:
-    """Check and order the input of ``evaluate_classification``; see there."""
+    """Check and order the input of ``evaluate_classification``; see there. ``points`` are its operating points."""
     score = _scores(y_score)
     truth_in = np.asarray(y_true)
     if len(truth_in) != len(score):
         msg = f"y_score: expected {len(truth_in)} rows, as in y_true, got {len(score)}"
         raise ValueError(msg)
     kind, names, truth, score = _by_kind(truth_in, score, classes, positive_class)
+    called = None if points is None else _called(points, score, kind)
     table, patients, truth, score, notes = _with_failed(attributes, patient_id, truth, score, failed)
     codes, clustered = encode_patients(patients, len(score))
-    order = canonical_order(np.column_stack([score, truth]), codes)
+    content = [score, truth]
+    if called is not None:
+        called = np.concatenate([called, np.zeros((len(score) - len(called), called.shape[1]), dtype=bool)])
+        content.append(called.astype(np.float64))
+    order = canonical_order(np.column_stack(content), codes)
     groupings = make_groupings(table, n=len(score), groups=groups, intersections=intersections)
     if not clustered:
         notes.append("no patient ids were given: every image counts as a patient, intervals may be too narrow")
@@ -102,6 +110,7 @@ def read_classification(
         pd.factorize(codes[order])[0].astype(np.int64),
         clustered,
         notes,
+        None if called is None else called[order],
     )
 
 
@@ -128,6 +137,23 @@ def _scores(y_score: ArrayLike) -> FloatArray:
         msg = f"y_score: expected shape (n,) or (n, classes) with n > 0, got {score.shape}"
         raise ValueError(msg)
     return score[:, None] if score.ndim == 1 else score
+
+
+def _called(points: ArrayLike, score: FloatArray, kind: Kind) -> BoolArray:
+    """Decisions (n, K) where every case has its own operating point; infinite ones call all or none."""
+    values = np.asarray(points, dtype=np.float64)
+    values = values[:, None] if values.ndim == 1 else values
+    if kind == "multi_class":
+        msg = "operating_point: of several classes the top one decides; expected None, got an array"
+        raise ValueError(msg)
+    if values.shape != score.shape:
+        msg = f"operating_point: expected one per case, shape {score.shape}, got {values.shape}"
+        raise ValueError(msg)
+    undefined = int(np.count_nonzero(np.isnan(values) & np.isfinite(score)))
+    if undefined:
+        msg = f"operating_point: {undefined} of {values.size} are NaN though their case has a score"
+        raise ValueError(msg)
+    return np.asarray(score >= values)
 
 
 def _by_kind(

@@ -95,15 +95,18 @@ def evaluate_predictions(
 ) -> FairnessReport:
     """Evaluate every split of a table of predictions.
 
-    The operating point of a classifier is the given one, else the one at which the pooled specificity on ``val`` is
-    0.90 (``score >= threshold``), else 0.5 with the note "not calibrated here".
+    The operating point of a classifier is the given one, else each case's own where the table has them, else the one
+    at which the pooled specificity on ``val`` is 0.90 (``score >= threshold``), else 0.5 with the note "not calibrated
+    here".
 
     Args:
         table: ``case_id``, ``patient_id``, ``split``, attribute columns, ``failed`` (reason, empty when fine) and, for
             classification, ``label`` (class index; multi-label ``label_<class>``) and ``score`` (binary) or
             ``score_<class>``; for segmentation ``label``, ``prompt``, ``dice`` and more, see ``evaluate_segmentation``.
         meta: ``task``, ``classes``, ``positive_class``, ``multi_label``, ``attributes`` (name -> groups),
-            ``intersections``, ``unit``, ``notice``, ``stamps``, as written beside the table.
+            ``intersections``, ``unit``, ``notice``, ``stamps``, as written beside the table. With post-processing
+            also ``threshold_columns`` (operating points by case, one column per label) and ``mitigation`` (``text``
+            and ``notes`` for readers).
         operating_point: threshold, or one per class for multi-label.
         n_bootstrap: replicates; 0 = analytic intervals only, no permutation.
         seed: seed of resampling.
@@ -135,6 +138,7 @@ def _require(table: pd.DataFrame, meta: Mapping[str, Any]) -> None:
         raise ValueError(msg)
     needed = ["split", *meta.get("attributes", {})]
     needed += _columns(meta) if meta["task"] == "classification" else ["dice"]
+    needed += meta.get("threshold_columns") or []
     missing = [name for name in needed if name not in table]
     if missing or table.empty:
         msg = f"predictions: {len(table)} rows, missing column(s) {missing}; found {list(table)}"
@@ -148,13 +152,14 @@ def _columns(meta: Mapping[str, Any]) -> list[str]:
     return ["label", "score"] if len(classes) <= 2 else ["label", *(f"score_{name}" for name in classes)]
 
 
-def _failed(table: pd.DataFrame) -> NDArray[np.bool_]:
+def failed_rows(table: pd.DataFrame) -> NDArray[np.bool_]:
+    """Rows (n,) without a usable prediction."""
     if "failed" not in table:
         return np.zeros(len(table), dtype=bool)
     return (table["failed"].fillna("").astype(str) != "").to_numpy()
 
 
-def _arrays(table: pd.DataFrame, meta: Mapping[str, Any]) -> tuple[FloatArray, FloatArray]:
+def prediction_arrays(table: pd.DataFrame, meta: Mapping[str, Any]) -> tuple[FloatArray, FloatArray]:
     """Truth and scores: (n,) and (n,) binary, (n,) and (n, C) multi-class, (n, C) twice multi-label."""
     names = _columns(meta)
     if meta.get("multi_label"):
@@ -164,26 +169,30 @@ def _arrays(table: pd.DataFrame, meta: Mapping[str, Any]) -> tuple[FloatArray, F
     return table["label"].to_numpy(), scores[:, 0] if len(names) == 2 else scores
 
 
-def _positive(meta: Mapping[str, Any]) -> int:
+def positive_index(meta: Mapping[str, Any]) -> int:
+    """Index of the positive one of two classes."""
     classes = list(meta.get("classes") or ["0", "1"])
     return classes.index(meta["positive_class"]) if meta.get("positive_class") else 1
 
 
 def _operating_point(
     table: pd.DataFrame, meta: Mapping[str, Any], given: float | Mapping[str, float] | None
-) -> tuple[float | dict[str, float] | None, str]:
+) -> tuple[float | dict[str, float] | list[str] | None, str]:
+    """The operating point, or the columns that hold those of the cases, and where it comes from."""
     if given is not None:
         return (dict(given) if isinstance(given, Mapping) else float(given)), "given"
+    if meta.get("threshold_columns"):
+        return list(meta["threshold_columns"]), f"{CALIBRATION_SPLIT}: by case, see mitigation"
     if len(meta.get("classes") or []) > 2 and not meta.get("multi_label"):
         return None, "none: the top class decides"
-    val = table[(table["split"] == CALIBRATION_SPLIT) & ~_failed(table)]
+    val = table[(table["split"] == CALIBRATION_SPLIT) & ~failed_rows(table)]
     source = f"{CALIBRATION_SPLIT}: pooled specificity {FIXED_SPECIFICITY:.2f}"
     if val.empty:
         return None, NOT_CALIBRATED
-    truth, score = _arrays(val, meta)
+    truth, score = prediction_arrays(val, meta)
     if not meta.get("multi_label"):
         usable = np.isfinite(score)
-        positive = _as_index(truth, meta) == _positive(meta)
+        positive = class_index(truth, meta) == positive_index(meta)
         point = threshold_at_specificity(positive[usable], score[usable])
         return (point, source) if np.isfinite(point) else (None, NOT_CALIBRATED)
     points = {}
@@ -194,7 +203,8 @@ def _operating_point(
     return points, source
 
 
-def _as_index(truth: NDArray[Any], meta: Mapping[str, Any]) -> NDArray[np.int64]:
+def class_index(truth: NDArray[Any], meta: Mapping[str, Any]) -> NDArray[np.int64]:
+    """Class indices (n,) of a column that holds indices or names."""
     if truth.dtype.kind in "biuf":
         return truth.astype(np.int64)
     classes = list(meta["classes"])
@@ -205,15 +215,15 @@ def _classification(
     table: pd.DataFrame,
     meta: Mapping[str, Any],
     split: str,
-    point: float | Mapping[str, float] | None,
+    point: float | Mapping[str, float] | list[str] | None,
     options: dict[str, Any],
 ) -> FairnessReport:
-    bad = _failed(table)
+    bad = failed_rows(table)
     good, attributes = table[~bad], dict(meta.get("attributes", {}))
     if good.empty:
         msg = f"predictions: all {len(table)} cases of split {split!r} failed; the reasons are in the column 'failed'"
         raise ValueError(msg)
-    truth, score = _arrays(good, meta)
+    truth, score = prediction_arrays(good, meta)
     patients = good["patient_id"].to_numpy() if _by_patient(table, meta) else None
     return evaluate_classification(
         truth,
@@ -224,7 +234,7 @@ def _classification(
         classes=meta.get("classes"),
         positive_class=None if meta.get("multi_label") else meta.get("positive_class"),
         split=split,
-        operating_point=point,
+        operating_point=good[point].to_numpy(dtype=np.float64) if isinstance(point, list) else point,
         intersections=meta.get("intersections", ()),
         failed=table[bad] if bad.any() else None,
         **options,
@@ -248,5 +258,8 @@ def _by_patient(table: pd.DataFrame, meta: Mapping[str, Any]) -> bool:
 
 def _with_notices(report: FairnessReport, meta: Mapping[str, Any]) -> FairnessReport:
     notices = [str(text) for text in [meta.get("notice"), *(meta.get("stamps") or [])] if text]
-    report.notes = list(dict.fromkeys([*notices, *report.notes]))
+    mitigation = meta.get("mitigation") or {}
+    report.notes = list(dict.fromkeys([*notices, *mitigation.get("notes", []), *report.notes]))
+    if mitigation.get("text"):
+        report.settings["mitigation"] = mitigation["text"]
     return report

@@ -8,6 +8,7 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "FairnessHandler": ".fairness",
+        "GroupCodes": ".group_codes",
         "ProbabilityWriter": ".probabilities",
         "TrackingHandler": ".tracking",
         "exit_on_failures": ".output",

@@ -140,8 +140,8 @@ class FEBSLoss(GroupLoss):
         activation = next((name for name in ACTIVATIONS if getattr(dice, name, False)), None)
         if activation is None or not hasattr(loss_function, "lambda_ce"):
             msg = (
-                "fair error-bound scaling is for segmentation with MONAI's DiceCELoss, softmax=True or sigmoid=True, but "
-                f"the loss is {loss_function!r}"
+                "fair error-bound scaling is for segmentation with MONAI's DiceCELoss, softmax=True or sigmoid=True, "
+                f"but the loss is {loss_function!r}"
             )
             raise ValueError(msg)
         parts = {"lambda_dice": loss_function.lambda_dice, "lambda_ce": loss_function.lambda_ce}

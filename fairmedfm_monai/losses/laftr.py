@@ -87,6 +87,9 @@ class LAFTRLoss(GroupLoss):
     takes in, usually the head; where nothing before the head trains (a linear probe), watch nothing: then the auditor
     reads the logits (Zhang et al. 2018), and ``dim`` is their number.
 
+    An auditor at chance is no proof that the group is gone: one that starts afresh may well find it (Elazar & Goldberg
+    2018). The subgroup report tells what was gained.
+
     Args:
         loss_function: the plain loss.
         num_groups: number G of groups.

@@ -73,6 +73,10 @@ class GroupCoder:
         codes = self.training()
         return torch.bincount(codes[codes >= 0], minlength=self.num_groups)
 
+    def unseen(self) -> list[str]:
+        """Names of groups without training cases."""
+        return [name for name, count in zip(self.names, self.counts().tolist(), strict=True) if not count]
+
     def class_counts(self) -> Tensor:
         """Training cases per group and class, (G, C) int64; of independent labels, those that have the label."""
         labels = one_hot([case["label"] for case in self._dataset.cases("train")], len(self._dataset.classes))
@@ -116,7 +120,7 @@ def _chosen(dataset: DatasetInfo, attributes: Sequence[str] | str | None) -> lis
     for name in names:
         if name not in there:
             hint = did_you_mean(name, there)
-            msg = f"`mitigation_attributes`: no attribute {name!r}{hint}; loaded are {', '.join(there)} (see `attributes`)"
+            msg = f"`mitigation_attributes`: no attribute {name!r}{hint}; `attributes` selects {', '.join(there)}"
             raise ValueError(msg)
     if not names or len(set(names)) < len(names):
         msg = f"`mitigation_attributes` must name at least one attribute, each once, but got {names}"

@@ -8,32 +8,20 @@ from typing import Any, ClassVar
 from torch import nn
 
 from fairmedfm_monai.losses.constraint import STATISTICS, ConstrainedLoss
+from fairmedfm_monai.losses.febs import FEBSLoss
 from fairmedfm_monai.losses.group_dro import GroupDROLoss
 from fairmedfm_monai.losses.reweighting import ReweightedLoss
-from fairmedfm_monai.mitigation.groups import GroupCoder
-from fairmedfm_monai.mitigation.method import Method
+from fairmedfm_monai.mitigation.group_method import GroupMethod, positive_index
 from fairmedfm_monai.mitigation.options import Option
 from fairmedfm_monai.mitigation.resampling import drawing, refuse_many_classes
-from fairmedfm_monai.mitigation.samplers import BY, GroupSampler
-
-
-class GroupMethod(Method):
-    """A method that always looks at groups."""
-
-    uses_groups = True
-    coder: GroupCoder
-
-    @property
-    def num_groups(self) -> int:
-        """G."""
-        return self.coder.num_groups
+from fairmedfm_monai.mitigation.samplers import GroupSampler
 
 
 class Reweighting(GroupMethod):
     """Cases count by the inverse frequency of their group, or of their group and class."""
 
     OPTIONS: ClassVar[Mapping[str, Option]] = {
-        "by": Option("group", "whose frequency counts", {name: BY[name] for name in ("group", "group_class")})
+        "by": Option("group", "whose frequency counts", {"group": "the group's", "group_class": "its classes'"})
     }
 
     def check(self) -> None:
@@ -41,7 +29,7 @@ class Reweighting(GroupMethod):
         if self.options["by"] == "group_class":
             refuse_many_classes(self, "by group_class", instead="by group")
 
-    def group_loss(self, base: nn.Module) -> nn.Module:
+    def group_loss(self, base: nn.Module, network: nn.Module | None) -> nn.Module:
         """Weights from the training cases."""
         counts = self.coder.counts() if self.options["by"] == "group" else self.coder.class_counts()
         return ReweightedLoss(base, counts)
@@ -60,9 +48,9 @@ class GroupDRO(GroupMethod):
         """Draws by group where that is asked for."""
         return drawing(self, self.coder, cases, by="group", whole_set=whole_set) if self.options["balanced"] else None
 
-    def group_loss(self, base: nn.Module) -> nn.Module:
+    def group_loss(self, base: nn.Module, network: nn.Module | None) -> nn.Module:
         """Group weights start equal."""
-        settings = {name: self.options[name] for name in ("eta", "adjustment")}
+        settings = self.option("eta", "adjustment")
         return GroupDROLoss(base, self.num_groups, group_sizes=self.coder.counts(), **settings)
 
 
@@ -85,18 +73,35 @@ class FairnessConstraint(GroupMethod):
             raise ValueError(msg)
         self._positive()
 
-    def group_loss(self, base: nn.Module) -> nn.Module:
+    def group_loss(self, base: nn.Module, network: nn.Module | None) -> nn.Module:
         """Statistic and strength as chosen."""
-        settings = {name: self.options[name] for name in ("statistic", "strength")}
+        settings = self.option("statistic", "strength")
         return ConstrainedLoss(base, self.num_groups, positive=self._positive(), **settings)
 
     def _positive(self) -> int | None:
-        """Index of the class whose rates count; equal opportunity is always about one, by default the card's."""
-        name, classes = self.options["positive_class"], self.dataset.classes
+        """Equal opportunity is always about one class, by default the card's."""
         one = self.options["statistic"] == "equal_opportunity" and not self.dataset.multi_label
-        if name is None and one:
-            name = self.dataset.positive_class or classes[-1]
-        if name is not None and name not in classes:
-            msg = f"`mitigation_options`: positive_class must be one of {', '.join(classes)}, but got {name!r}"
+        return positive_index(self.dataset, self.options["positive_class"], always_one=one)
+
+
+class FairErrorBound(GroupMethod):
+    """Fair error-bound scaling of the Dice loss, right for groups that a batch lacks."""
+
+    OPTIONS: ClassVar[Mapping[str, Option]] = {"gamma": Option(1.0, "exponent of the ratio of errors")}
+    published: ClassVar[bool] = False
+
+    def check(self) -> None:
+        """There is Dice for masks only."""
+        if self.dataset.task != "segmentation":
+            msg = f"mitigation {self.name!r} scales Dice: it is for segmentation, but {self.dataset.name!r} has classes"
             raise ValueError(msg)
-        return None if name is None else classes.index(name)
+
+    def group_loss(self, base: nn.Module, network: nn.Module | None) -> nn.Module:
+        """In place of a ``DiceCELoss``."""
+        return FEBSLoss.in_place_of(base, self.num_groups, gamma=self.options["gamma"], published=self.published)
+
+
+class PublishedErrorBound(FairErrorBound):
+    """Fair error-bound scaling as the published code computes it."""
+
+    published = True

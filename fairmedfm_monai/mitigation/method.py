@@ -24,6 +24,10 @@ METHODS = {
     "reweighting": (".loss_methods", "Reweighting", "cases count by the inverse frequency of their group"),
     "group_dro": (".loss_methods", "GroupDRO", "the loss of the worst group is minimised (Sagawa et al. 2020)"),
     "fairness_constraint": (".loss_methods", "FairnessConstraint", "a gap between groups is added to the loss"),
+    "laftr": (".laftr", "LAFTR", "an adversary keeps the group out of the representation (Madras et al. 2018)"),
+    "domain_independent": (".domain_independent", "DomainIndependent", "one head per group (Wang et al. 2020)"),
+    "febs": (".loss_methods", "FairErrorBound", "Dice of worse groups is raised (Tian et al. 2024); segmentation"),
+    "febs_published": (".loss_methods", "PublishedErrorBound", "the same as the published code computes it"),
 }
 """Name -> module, class and meaning."""
 
@@ -51,7 +55,6 @@ class Method:
 
     OPTIONS: ClassVar[Mapping[str, Option]] = {}
     needs_attribute_at_inference: ClassVar[bool] = False
-    uses_groups: bool = False
 
     def __init__(
         self,
@@ -69,7 +72,13 @@ class Method:
         self.check()
         self.coder = GroupCoder(dataset, attributes) if self.uses_groups else None
         self._loss: nn.Module | None = None
-        self._warn_of_missing_groups()
+        if self.coder is not None and self.coder.unseen():
+            _LOGGER.warning("mitigation %s: no training case in group %s", name, ", ".join(self.coder.unseen()))
+
+    @property
+    def uses_groups(self) -> bool:
+        """Whether the attribute matters; of ``erm`` it does not."""
+        return False
 
     def check(self) -> None:
         """Refuse options that do not go together, or with the dataset (``ValueError``)."""
@@ -86,31 +95,47 @@ class Method:
         """
         return None
 
-    def loss(self, base: nn.Module, *, device: torch.device | str = "cpu") -> nn.Module:
+    def prepare(self, network: nn.Module) -> nn.Module:
+        """The whole model as it is trained, changed in place where the method changes it."""
+        return network
+
+    def plain(self, state: Any) -> Any:
+        """What becomes model.pt, given the object whose ``state_dict`` is that of the trained model."""
+        return state
+
+    def loss(
+        self, base: nn.Module, *, network: nn.Module | None = None, device: torch.device | str = "cpu"
+    ) -> nn.Module:
         """What is minimised, made of the plain loss; of ``erm`` the plain loss itself.
 
         Args:
             base: takes ``pred`` and ``target``.
+            network: what trains; only some methods look at it.
             device: where the training computes.
         """
-        self._loss = self.group_loss(base).to(device)
+        self._loss = self.group_loss(base, network).to(device)
         return self._loss
 
-    def group_loss(self, base: nn.Module) -> nn.Module:
+    def group_loss(self, base: nn.Module, network: nn.Module | None) -> nn.Module:
         """The method's own loss."""
         return base
 
-    def codes(self, batch: Mapping[str, Any]) -> Tensor | None:
-        """Group codes (B,) of a collated batch; None where the method needs none.
+    def step(self, scale: float = 1.0) -> None:
+        """Train what the method itself has to train, after each step of the optimizer.
+
+        Args:
+            scale: factor of the loss in mixed precision.
+        """
+
+    def codes(self, batch: Mapping[str, Any]) -> Tensor:
+        """Group codes (B,) of a collated batch.
 
         Raises:
-            KeyError: when the batch holds no ``attributes``.
+            ValueError: for a method without groups, or when the batch holds no ``attributes``.
         """
-        if self.coder is None:
-            return None
-        if "attributes" not in batch:
-            msg = f"mitigation {self.name!r} needs `attributes` in each batch, but it holds {', '.join(batch)}"
-            raise KeyError(msg)
+        if self.coder is None or "attributes" not in batch:
+            msg = f"mitigation {self.name!r} gives codes of `attributes`, but the batch holds {', '.join(batch)}"
+            raise ValueError(msg)
         return self.coder.codes(batch["attributes"])
 
     def describe(self) -> dict[str, Any]:
@@ -132,8 +157,9 @@ class Method:
         """One line for people."""
         by = f" by {' x '.join(self.coder.attributes)}" if self.coder else ""
         options = ", ".join(f"{name} {value}" for name, value in self.options.items())
-        needs = "needs the attribute" if self.needs_attribute_at_inference else "no attribute needed"
-        return f"{self.name}{by}" + (f" ({options}); {needs} at inference" if options or by else "")
+        needs = "needs the attribute" if self.needs_attribute_at_inference else "needs no attribute"
+        listed = f" ({options})" if options else ""
+        return f"{self.name}{by}{listed}; {needs} at inference"
 
     def state_dict(self) -> dict[str, Any]:
         """What moves in training besides the network, e.g. group weights."""
@@ -155,13 +181,6 @@ class Method:
         except RuntimeError as error:
             msg = f"`resume` is a training with mitigation {self.name!r} of other groups or options ({error})"
             raise ValueError(msg) from error
-
-    def _warn_of_missing_groups(self) -> None:
-        if self.coder is None:
-            return
-        missing = [name for name, count in zip(self.coder.names, self.coder.counts().tolist(), strict=True) if not count]
-        if missing:
-            _LOGGER.warning("mitigation %s: no training case in group %s", self.name, ", ".join(missing))
 
 
 def make_method(

@@ -19,7 +19,7 @@ class Resampling(Method):
     OPTIONS: ClassVar[Mapping[str, Option]] = {"by": Option("group", "what is drawn equally often", BY)}
 
     @property
-    def uses_groups(self) -> bool:  # type: ignore[override]
+    def uses_groups(self) -> bool:
         """Classes alone are drawn without a look at the attribute."""
         return bool(self.options["by"] != "class")
 
@@ -59,9 +59,9 @@ def refuse_many_classes(method: Method, what: str, *, instead: str) -> None:
         ValueError: for segmentation and independent labels.
     """
     if method.dataset.task == "segmentation" or method.dataset.multi_label:
+        found = "masks" if method.dataset.task == "segmentation" else "independent labels"
         msg = (
             f"`mitigation_options`: {method.name} {what} needs one class per case, but dataset "
-            f"{method.dataset.name!r} has {'masks' if method.dataset.task == 'segmentation' else 'independent labels'}: "
-            f"take {instead}"
+            f"{method.dataset.name!r} has {found}: take {instead}"
         )
         raise ValueError(msg)

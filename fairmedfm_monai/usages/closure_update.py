@@ -34,16 +34,24 @@ class ClosureUpdate:
         output: dict[str, Tensor] = {Keys.IMAGE: image, Keys.LABEL: label}
         trainer.state.output = output
         trainer.network.train()
+        loss_function = trainer.loss_function
+        codes = getattr(loss_function, "codes", None)  # a loss that knows groups uses them up with each call
 
         def closure() -> Tensor:
             trainer.optimizer.zero_grad(set_to_none=trainer.optim_set_to_none)
             output[Keys.PRED] = trainer.inferer(image, trainer.network)
-            loss = trainer.loss_function(output[Keys.PRED], label).mean() + self._penalty(trainer.network)
+            if codes is not None:
+                loss_function.set_codes(codes)
+            loss = loss_function(output[Keys.PRED], label).mean() + self._penalty(trainer.network)
+            if codes is not None:
+                loss_function.eval()  # what moves in a loss moves once per step, not within the search along a line
             loss.backward()
             output[Keys.LOSS] = _mean_over_processes(loss.detach())
             return output[Keys.LOSS]
 
         trainer.optimizer.step(closure)
+        if codes is not None:
+            loss_function.train()
         trainer.fire_event(IterationEvents.MODEL_COMPLETED)
         return output
 

@@ -158,6 +158,10 @@ def time_extraction(options: argparse.Namespace) -> None:
     """Print peer, extraction and their ratios."""
     import torch
 
+    from fairmedfm_monai.data import encoding
+
+    if options.lanes:
+        encoding.MAX_LANES = options.lanes
     encoder, transform = parts(options.encoder, options.variant)
     encoder.eval()
     cores = torch.get_num_threads()
@@ -234,6 +238,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=96)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--workers", type=int, default=0, help="processes that decode")
+    parser.add_argument("--lanes", type=int, help="most batches at once; 1 = decoding waits for encoding")
     parser.add_argument("--memory", action="store_true", help="measure memory instead of time")
     parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()

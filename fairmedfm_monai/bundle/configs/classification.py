@@ -25,7 +25,12 @@ def evaluate(row: Row, usage: str) -> Config:
         "split": ["val", "test"],
         **common.statistics(),
         **common.machine(batch_size=32 if frozen else parts.image_batch(row)),
-        **common.tracking(row, usage, "evaluate", weights=weights, variant=variant),
+        **common.tracking(
+            *(row, usage, "evaluate"),
+            weights=weights,
+            variant=variant,
+            mitigation="$@model_info.mitigated" if trained else None,
+        ),
         **common.dataset_info(),
         **parts.modality(row),
         **(parts.model_info(row, usage) if trained else {}),

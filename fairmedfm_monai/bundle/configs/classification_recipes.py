@@ -55,6 +55,25 @@ def _probe_shape(row: Row) -> Config:
     return {"probe_shape": f"$[1, @input_spec['channels'], {size}, {size}] + [2] * (@spatial_dims == 3)"}
 
 
+def mitigation() -> Config:
+    """Overridable keys of how groups are treated; the first attribute's groups where none is named."""
+    return {"mitigation": "erm", "mitigation_attributes": None, "mitigation_options": {}}
+
+
+def method() -> Config:
+    """The mitigation method: it may change the head, the loss, and how cases are drawn; ``erm`` changes nothing."""
+    return {
+        "method": {
+            "_target_": "fairmedfm_monai.mitigation.make_method",
+            "name": "@mitigation",
+            "dataset": "@dataset_info",
+            "attributes": "@mitigation_attributes",
+            "options": "@mitigation_options",
+            "seed": "@seed",
+        }
+    }
+
+
 def losses() -> Config:
     """Cross-entropy, or one binary cross-entropy per label where the card says that labels are independent."""
     return {
@@ -62,7 +81,8 @@ def losses() -> Config:
             "exclusive": {"_target_": "torch.nn.CrossEntropyLoss"},
             "independent": {"_target_": "torch.nn.BCEWithLogitsLoss"},
         },
-        "loss": "$@losses['independent' if @multi_label else 'exclusive']",
+        "plain_loss": "$@losses['independent' if @multi_label else 'exclusive']",
+        "loss": "$@method.loss(@plain_loss, network=@network, device=@device)",
     }
 
 
@@ -110,24 +130,25 @@ def schedule(usage: str) -> Config:
 
 def network(usage: str) -> Config:
     """What trains: the head on cached features, or a whole network."""
+    prepared = {"prepared": "$@method.prepare(@network_def)"}
     if usage in parts.FROZEN:
-        return {"network": "$@network_def.head.to(@device)"}
+        return {**prepared, "network": "$@prepared.head.to(@device)"}
     if usage == "full_finetune":
         whole = {
             "_target_": "fairmedfm_monai.usages.train_whole",
-            "network": "$@network_def.to(@device)",
+            "network": "$@prepared.to(@device)",
             "image_shape": "@probe_shape",
             "gradient_checkpointing": "@gradient_checkpointing",
         }
-        return {"finetuned": whole, "network": "@finetuned"}
-    return {"network": adapted()}
+        return {**prepared, "finetuned": whole, "network": "@finetuned"}
+    return {**prepared, "network": adapted()}
 
 
 def adapted() -> Config:
     """The whole network with LoRA in its encoder."""
     return {
         "_target_": "fairmedfm_monai.usages.add_lora",
-        "network": "$@network_def.to(@device)",
+        "network": "$@prepared.to(@device)",
         "rank": "@lora_rank",
         "alpha": "@lora_alpha",
         "dropout": "@lora_dropout",
@@ -135,15 +156,16 @@ def adapted() -> Config:
     }
 
 
-def model_state(usage: str, peft: str = "@network") -> Any:
-    """What becomes model.pt."""
-    if usage != "lora":
-        return "@network_def"
-    return {
-        "_target_": "fairmedfm_monai.usages.MergedState",
-        "model": peft,
-        "adapter": "$@ckpt_dir + '/adapter.safetensors'",
-    }
+def model_state(usage: str, peft: str = "@network") -> Config:
+    """What becomes model.pt: the model as it is trained, made plain again where the method changed it."""
+    trained: Any = "@prepared"
+    if usage == "lora":
+        trained = {
+            "_target_": "fairmedfm_monai.usages.MergedState",
+            "model": peft,
+            "adapter": "$@ckpt_dir + '/adapter.safetensors'",
+        }
+    return {"trained_state": trained, "model_state": "$@method.plain(@trained_state)"}
 
 
 def no_label_loader(usage: str) -> list[Config]:

@@ -12,7 +12,7 @@ from fairmedfm_monai.catalog import Row
 
 PROGRESS = (
     "$keep_progress(@train#trainer, @ckpt_dir, resume=@resume, model=@network, optimizer=@optimizer, "
-    "schedule=@lr_scheduler)"
+    "schedule=@lr_scheduler, method=@method, best=@validate#handlers#1)"
 )
 
 
@@ -31,9 +31,12 @@ def train(row: Row, usage: str) -> Config:
         "select_by": "val/auc",
         "resume": None,
         **recipes.settings(row, usage),
+        **recipes.mitigation(),
+        "log_cases": False,
         **_machine(row, usage),
-        **common.tracking(row, usage, "train"),
+        **common.tracking(row, usage, "train", mitigation="$@method.text"),
         **common.dataset_info(),
+        **recipes.method(),
         **parts.modality(row),
         "classes": "$@dataset_info.prompts" if usage in parts.TEXTUAL else "$@dataset_info.classes",
         **parts.chosen_settings(row, usage),
@@ -44,7 +47,7 @@ def train(row: Row, usage: str) -> Config:
         "input_spec": parts.input_spec(row, "@variant"),
         "network_def": parts.network(row, usage, stage="train"),
         **recipes.network(usage),
-        "model_state": recipes.model_state(usage),
+        **recipes.model_state(usage),
         **recipes.losses(),
         **recipes.optimizer(usage),
         "lr_scheduler": {
@@ -73,15 +76,16 @@ def train(row: Row, usage: str) -> Config:
 
 def multi_gpu_train(row: Row, usage: str) -> Config:
     """Overlay of train.json for several processes (torchrun)."""
-    local = {"lora": "@network_local", "full_finetune": "@finetuned"}.get(usage, "$@network_def.head.to(@device)")
+    local = {"lora": "@network_local", "full_finetune": "@finetuned"}.get(usage, "$@prepared.head.to(@device)")
     return {
         "+imports": common.DISTRIBUTED_IMPORTS,
         "device": common.DISTRIBUTED_DEVICE,
         **({"network_local": recipes.adapted()} if usage == "lora" else {}),
         "network": common.data_parallel(local),
-        **({"model_state": recipes.model_state(usage, peft="@network_local")} if usage == "lora" else {}),
-        "train#sampler": common.sampler("@train#dataset", shuffle=True),
-        "train#dataloader#sampler": "@train#sampler",
+        **(recipes.model_state(usage, peft="@network_local") if usage == "lora" else {}),
+        # Where the method does not draw itself, which then goes over all processes.
+        "train#dealt": common.sampler("@train#dataset", shuffle=True),
+        "train#dataloader#sampler": "$@train#sampler or @train#dealt",
         "train#dataloader#shuffle": False,
         "validate#sampler": common.sampler("@validate#dataset", shuffle=False),
         "validate#dataloader#sampler": "@validate#sampler",
@@ -110,21 +114,30 @@ def _written_info(row: Row, usage: str) -> Config:
         "dataset": "$@dataset_info.name",
         "seed": "@seed",
         "settings": "@settings",
+        "mitigation": "$@method.describe()",
     }
 
 
 def _train_section(row: Row, usage: str) -> Config:
     loss = {"tag_name": "train_loss", "output_transform": "$monai.handlers.from_engine(['loss'], first=True)"}
-    loader = common.dataloader("@train#dataset", shuffle=True)
     solver = usage == "linear_probe"
+    whole = ", whole_set=@solver == 'lbfgs'" if solver else ""
+    loader = common.dataloader("@train#dataset", sampler="@train#sampler", shuffle="$@train#sampler is None")
     return {
         "preprocessing": parts.preprocessing(row),
         "dataset": parts.dataset(usage, "$@dataset_info.cases('train')", "@train#preprocessing"),
+        "sampler": f"$@method.sampler(@train#dataset.data{whole})",
         # L-BFGS needs the whole set at once: its features fit into memory (3 kB per image and 768 values).
         "dataloader": loader | ({"batch_size": recipes.WHOLE_SET} if solver else {}),
         "inferer": {"_target_": "SimpleInferer"},
         "handlers": [
             *recipes.no_label_loader(usage),
+            {
+                "_target_": "fairmedfm_monai.handlers.GroupCodes",
+                "method": "@method",
+                "folder": "@ckpt_dir",
+                "log_cases": "@log_cases",
+            },
             recipes.schedule(usage),
             {
                 "_target_": "ValidationHandler",

@@ -73,8 +73,16 @@ def statistics() -> Config:
     return {"operating_point": None, "n_bootstrap": 1000, "log_cases": False}
 
 
-def tracking(row: Row, usage: str, stage: str, *, weights: str = "@weights", variant: str = "@variant") -> Config:
-    """Where the run is tracked, and its tags."""
+def tracking(
+    row: Row,
+    usage: str,
+    stage: str,
+    *,
+    weights: str = "@weights",
+    variant: str = "@variant",
+    mitigation: str | None = None,
+) -> Config:
+    """Where the run is tracked, and its tags; ``mitigation`` says how groups were treated in training."""
     licence = f"$weights_licence({weights.removeprefix('$')}, fm='{row.name}')"
     return {
         "tracking_uri": "$default_tracking_uri()",
@@ -87,6 +95,7 @@ def tracking(row: Row, usage: str, stage: str, *, weights: str = "@weights", var
             "weights": weights,
             "variant": variant,
             "weights_licence": licence,
+            **({} if mitigation is None else {"mitigation": mitigation}),
             "stamps": "@stamps",
         },
     }

@@ -6,7 +6,7 @@ import json
 import posixpath
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,48 +51,37 @@ def read_bids(
     """
     notes: list[str] = []
     images = _images(root, suffix, notes, incomplete=incomplete)
-    people = read_columns(
-        root / PARTICIPANTS,
-        Columns(
-            contract={"patient_id": "participant_id", **columns.contract},
-            labels=columns.labels,
-            attributes=columns.attributes,
-        ),
-    )
-    subjects = people["participant_id"].map(lambda name: name if name.startswith("sub-") else f"sub-{name}")
-    people = people.assign(participant_id=subjects).replace(MISSING, "")
-    if subjects.duplicated().any():
-        message = f"participants stand in more than one row: {examples(subjects[subjects.duplicated()].unique())}"
-        raise DatasetError(root / PARTICIPANTS, [Problem("duplicate_key", message)])
-    known = [image for image in images if image.subject in set(subjects)]
-    notes += _notes(images, known, subjects)
-    if not known:
-        message = f"no image is of a participant: images are of {examples(sorted({i.subject for i in images}))}"
-        raise DatasetError(root / PARTICIPANTS, [Problem("key", message)])
+    people = _participants(root, columns)
+    known = _of_participants(images, people["participant_id"], root, notes)
     chosen = _one_mask_each(known, root, masks, notes, incomplete=incomplete) if masks else {}
     known = [image for image in known if not masks or image.path in chosen]
-    table = _table(known, people, columns, root, chosen)
-    sources = {**{f"label:{name}": name for name in columns.labels}, **columns.attributes}
+    origins = {"case_id": "file name", "patient_id": "column 'participant_id'", **columns.contract_origins()}
     levels = _levels(root)
+    meanings = {name: levels[column] for name, column in columns.attributes.items() if column in levels}
+    if len(columns.labels) == 1 and columns.labels[0] in levels:
+        meanings["label"] = levels[columns.labels[0]]
     return OwnRows(
         kind="bids",
-        table=table,
-        labels={f"label:{name}": name for name in columns.labels},
-        attributes={name: f"column {column!r}" for name, column in columns.attributes.items()},
-        origins={
-            "case_id": "file name",
-            "patient_id": "column 'participant_id'",
-            **({"mask": masks} if masks else {}),
-            **{name: f"column {column!r}" for name, column in columns.contract.items()},
-        },
+        table=_table(known, people, columns, root, chosen),
+        labels=columns.label_keys(),
+        attributes=columns.attribute_origins(),
+        origins=origins | ({"mask": masks} if masks else {}),
         unused=tuple(name for name in columns.unused(people) if name != "participant_id"),
-        meanings={
-            "label" if name.startswith("label:") else name: levels[column]
-            for name, column in sources.items()
-            if column in levels
-        },
+        meanings=meanings,
         notes=tuple(notes),
     )
+
+
+def _participants(root: Path, columns: Columns) -> pd.DataFrame:
+    """The table of participants, their ids with ``sub-``."""
+    wanted = replace(columns, contract={"patient_id": "participant_id", **columns.contract})
+    people = read_columns(root / PARTICIPANTS, wanted).replace(MISSING, "")
+    subjects = people["participant_id"].map(lambda name: name if name.startswith("sub-") else f"sub-{name}")
+    twice = subjects[subjects.duplicated()].unique()
+    if len(twice):
+        message = f"participants stand in more than one row: {examples(twice)}"
+        raise DatasetError(root / PARTICIPANTS, [Problem("duplicate_key", message)])
+    return people.assign(participant_id=subjects)
 
 
 def _images(root: Path, suffix: str, notes: list[str], *, incomplete: bool) -> list[_Image]:
@@ -124,18 +113,23 @@ def _images(root: Path, suffix: str, notes: list[str], *, incomplete: bool) -> l
     return sorted((image for image in found if image.path not in gone), key=lambda image: image.path)
 
 
-def _notes(images: list[_Image], known: list[_Image], subjects: pd.Series) -> list[str]:
-    notes = []
-    if len(known) < len(images):
-        strangers = sorted({image.subject for image in images} - set(subjects))
+def _of_participants(images: list[_Image], subjects: pd.Series, root: Path, notes: list[str]) -> list[_Image]:
+    """Images whose subject is in the table."""
+    listed = set(subjects)
+    known = [image for image in images if image.subject in listed]
+    strangers = sorted({image.subject for image in images} - listed)
+    if not known:
+        message = f"no image is of a participant: images are of {examples(strangers)}"
+        raise DatasetError(root / PARTICIPANTS, [Problem("key", message)])
+    if strangers:
         notes.append(f"{len(images) - len(known)} images left out: not in {PARTICIPANTS}: {examples(strangers)}")
-    lonely = sorted(set(subjects) - {image.subject for image in images})
+    lonely = sorted(listed - {image.subject for image in images})
     if lonely:
         notes.append(f"{len(lonely)} participants have no such image: {examples(lonely)}")
     sessions = {image.session for image in known}
     if len(sessions) > 1:
         notes.append(f"{len(sessions)} sessions: labels and attributes are those of the participant, the same in each")
-    return notes
+    return known
 
 
 def _table(
@@ -154,9 +148,7 @@ def _table(
     if "split" in columns.contract:
         found["split"] = split_names(rows[columns.contract["split"]], problems)
     raise_errors(root, problems)
-    found |= {f"label:{name}": rows[name] for name in columns.labels}
-    found |= {name: rows[column] for name, column in columns.attributes.items()}
-    return pd.DataFrame(found)
+    return pd.DataFrame({**found, **columns.taken_from(rows)})
 
 
 def _masks(images: list[_Image], root: Path, pattern: str) -> dict[str, list[str]]:

@@ -25,8 +25,8 @@ REVIEW_GROUPS = (
     "notice"
 )
 NO_PATIENTS = (
-    "The data do not say which images are of one patient: each counts as a patient of its own, images of one patient "
-    "may be in two splits, and intervals may be too narrow"
+    "The data do not say (or not always) which images are of one patient: each {unit} counts as a patient of its own, "
+    "images of one patient may be in two splits, and intervals may be too narrow"
 )
 
 
@@ -88,14 +88,15 @@ def draft_card(rows: OwnRows, wishes: Wishes, *, name: str, where: object) -> Dr
 
 
 def _card(rows: OwnRows, wishes: Wishes, name: str, segmentation: bool) -> dict[str, Any]:
-    notices = [REVIEW_GROUPS if segmentation else REVIEW, *([] if rows.patients_known else [NO_PATIENTS])]
+    notices = [REVIEW_GROUPS if segmentation else REVIEW]
+    notices += [] if rows.patient_is == "patient" else [NO_PATIENTS.format(unit=rows.patient_is)]
     return {
         "schema": 1,
         "name": name,
         "task": "segmentation" if segmentation else "classification",
         "modality": wishes.modality,
         "spatial_dims": wishes.spatial_dims,
-        "unit": "patient" if rows.patients_known else "image",
+        "unit": "image" if rows.patient_is == "image" else "patient",
         "notice": ". ".join(notices) + ".",
         **({"window": wishes.window} if wishes.window is not None else {}),
     }

@@ -29,7 +29,7 @@ PICTURES: Mapping[str, str] = {
 }
 # Columns that are called like this name no finding.
 _NAMELESS = frozenset(("label", "labels", "class", "target", "y", "dx", "diagnosis", "finding", "disease", "outcome"))
-_ABSTRACT = frozenset(word for pair in ABSTRACT_PAIRS for word in pair)
+_BINARY = {word: str(value) for pair in ABSTRACT_PAIRS for value, word in enumerate(pair)}
 
 
 @dataclass
@@ -77,11 +77,8 @@ def _one_label(column: pd.Series, rows: OwnRows, wishes: Wishes, truth: Truth, p
     values = sorted(map(str, counts.index), key=natural)
     pair = obvious_pair(values)
     where = f"the label column {origin!r}"
-    classes = (
-        {name: list(raws) for name, raws in wishes.classes.items()}
-        if wishes.classes
-        else _named_classes(values, pair, origin, rows.meanings.get("label", {}))
-    )
+    classes = {name: list(raws) for name, raws in wishes.classes.items()}
+    classes = classes or _named_classes(values, pair, origin, rows.meanings.get("label", {}))
     by_raw = {raw: name for name, raws in classes.items() for raw in raws}
     problem = _unclear(values, classes, by_raw, counts, chosen=bool(wishes.classes))
     if problem:
@@ -95,13 +92,8 @@ def _one_label(column: pd.Series, rows: OwnRows, wishes: Wishes, truth: Truth, p
         problems.append(Problem("positive_class", f"{where} has two classes; say which is the positive one: {names}"))
     if len(classes) == 2 and positive == next(iter(classes)) and not wishes.classes:
         classes = dict(reversed(classes.items()))
-    truth.card = {
-        "classes": {
-            name: _prompts(wishes.modality, _words(name, origin), absent=name == f"no_{slug(origin)}")
-            for name in classes
-        },
-        **({"positive_class": positive} if positive else {}),
-    }
+    truth.card = {"classes": {name: _class_prompts(wishes.modality, name, origin) for name in classes}}
+    truth.card |= {"positive_class": positive} if positive else {}
     truth.columns = column.map(by_raw).to_frame("label")
     listed = ", ".join(f"{name} is {_listed(raws, counts)}" for name, raws in classes.items())
     truth.lines["label"] = listed + (f"; positive: {positive}" if positive else "")
@@ -173,53 +165,48 @@ def _wrong_positive(classes: Mapping[str, Any], stated: str) -> str:
 
 def _multi_label(columns: pd.DataFrame, rows: OwnRows, wishes: Wishes, truth: Truth, problems: list[Problem]) -> None:
     found: dict[str, pd.Series] = {}
-    for name in columns:
-        origin, values = rows.labels[str(name)], set(map(str, columns[name].unique()))
-        known = {raw: str(value) for pair in ABSTRACT_PAIRS for value, raw in enumerate(pair)}
-        strange = sorted((value for value in values if value.casefold() not in known), key=natural)
-        title = slug(origin)
+    for key in columns:
+        origin = rows.labels[str(key)]
+        name = slug(origin)
+        strange = sorted({str(raw) for raw in columns[key].unique() if raw.casefold() not in _BINARY}, key=natural)
         if strange:
-            listed = _listed(strange, columns[name].value_counts())
+            listed = _listed(strange, columns[key].value_counts())
             message = (
                 f"the label column {origin!r} must hold 0 and 1 (or no and yes), but also holds {listed}: mend them, "
                 f'or `--missing "label={strange[0]}"` leaves these cases out'
             )
             problems.append(Problem("label", message))
-        elif not title or title in found or title in rows.table.columns:
-            taken = "no class name can be made of it" if not title else f"its class name {title!r} is taken"
+        elif not name or name in found or name in rows.table.columns:
+            taken = f"its class name {name!r} is taken" if name else "no class name can be made of it"
             problems.append(Problem("label", f"the label column {origin!r}: {taken}; rename the column"))
         else:
-            found[title] = columns[name].map(lambda raw, known=known: known[raw.casefold()])
-            truth.lines[title] = f"1 in {int((found[title] == '1').sum())} of {len(columns)} cases"
+            found[name] = columns[key].map(lambda raw: _BINARY[raw.casefold()])
+            truth.lines[name] = f"1 in {int((found[name] == '1').sum())} of {len(columns)} cases"
     if wishes.classes:
         problems.append(Problem("label", "`--classes` names the values of one label column, but there are several"))
-    if wishes.positive is not None and wishes.positive not in found:
-        problems.append(Problem("positive_class", _wrong_positive(found, wishes.positive)))
-    truth.card = {
-        "classes": {name: _prompts(wishes.modality, name.replace("_", " ")) for name in found},
-        "multi_label": True,
-        **({"positive_class": wishes.positive} if wishes.positive else {}),
-    }
+    if wishes.positive is not None:
+        problems.append(
+            Problem("positive_class", "`--positive` is for two classes, but there are several label columns")
+        )
+    truth.card = {"classes": {name: _prompts(wishes.modality, name) for name in found}, "multi_label": True}
     truth.columns = pd.DataFrame(found, index=columns.index)
 
 
 def _abstract(pair: Sequence[str]) -> bool:
-    return {value.casefold() for value in pair} <= _ABSTRACT
+    return {value.casefold() for value in pair} <= set(_BINARY)
 
 
-def _words(name: str, origin: str) -> str:
-    """What a class, or for ``no_x`` what is absent in it, is called in prompts."""
-    if name in ("negative", "positive"):
-        return f"a {name} finding"
-    words = slug(origin) if name == f"no_{slug(origin)}" else name
-    return words.replace("_", " ")
+def _class_prompts(modality: str, name: str, origin: str) -> list[str]:
+    """Prompts of one of several classes that exclude each other; ``no_x`` is the absence of ``x``."""
+    if name == f"no_{slug(origin)}":
+        words = slug(origin).replace("_", " ")
+        return [f"{PICTURES[modality]} with no {words}", f"{PICTURES[modality]} without signs of {words}"]
+    return _prompts(modality, f"a_{name}_finding" if name in ("negative", "positive") else name)
 
 
-def _prompts(modality: str, words: str, *, absent: bool = False) -> list[str]:
-    picture = PICTURES[modality]
-    if absent:
-        return [f"{picture} with no {words}", f"{picture} without signs of {words}"]
-    return [f"{picture} showing {words}", f"{picture}: {words}"]
+def _prompts(modality: str, name: str) -> list[str]:
+    words = name.replace("_", " ")
+    return [f"{PICTURES[modality]} showing {words}", f"{PICTURES[modality]}: {words}"]
 
 
 def _listed(values: Sequence[str], counts: pd.Series) -> str:

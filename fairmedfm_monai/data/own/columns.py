@@ -65,6 +65,23 @@ class Columns:
             if name not in there
         ]
 
+    def label_keys(self) -> dict[str, str]:
+        """Key of a label column in the rows -> column; a key is never the name of an attribute."""
+        return {f"{LABEL}:{column}": column for column in self.labels}
+
+    def taken_from(self, table: pd.DataFrame) -> dict[str, pd.Series]:
+        """Label and attribute columns, under the names that they have in the rows."""
+        sources = {**self.label_keys(), **self.attributes}
+        return {name: table[column] for name, column in sources.items()}
+
+    def attribute_origins(self) -> dict[str, str]:
+        """Attribute -> where it comes from, in words."""
+        return {name: f"column {column!r}" for name, column in self.attributes.items()}
+
+    def contract_origins(self) -> dict[str, str]:
+        """The same of the other columns."""
+        return {name: f"column {column!r}" for name, column in self.contract.items()}
+
     def unused(self, table: pd.DataFrame) -> list[str]:
         """Columns of the table that are not named."""
         return [str(name) for name in table if str(name) not in self.used()]

@@ -9,39 +9,27 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from fairmedfm_monai.data.manifest import years
 from fairmedfm_monai.data.own.columns import Columns
-from fairmedfm_monai.data.own.dicom_files import MODALITIES, SECONDARY_CAPTURE, SUFFIXES, DicomFile, Scan, scan_folder
+from fairmedfm_monai.data.own.dicom_files import MODALITIES, SECONDARY_CAPTURE, DicomCase, DicomFile, Scan
+from fairmedfm_monai.data.own.dicom_labels import join_rows
 from fairmedfm_monai.data.own.rows import OwnRows
-from fairmedfm_monai.data.own.table import find_table, read_columns, split_names
+from fairmedfm_monai.data.own.table import find_table
 from fairmedfm_monai.data.prepare.made import Made
 from fairmedfm_monai.data.prepare.makers.dicom import find_series, series_to_nifti
-from fairmedfm_monai.data.problems import DatasetError, Problem, examples, raise_errors
+from fairmedfm_monai.data.problems import DatasetError, Problem, examples
 
 CONTRACT = ("key", "patient_id", "mask", "split")
-KEYS = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "AccessionNumber", "file")
 HEADER_ATTRIBUTES: Mapping[str, str] = {
     "sex": "(0010,0040) PatientSex",
     "age": "(0010,1010) PatientAge, or StudyDate minus PatientBirthDate",
     "ethnic_group": "(0010,2160) EthnicGroup",
 }
 _DATE = re.compile(r"(\d{4})\.?(\d{2})\.?(\d{2})")
-
-
-@dataclass(frozen=True)
-class _Case:
-    """A picture, or the files of a series."""
-
-    files: tuple[DicomFile, ...]
-
-    @property
-    def first(self) -> DicomFile:
-        return self.files[0]
 
 
 def one_series(inputs: Sequence[Path], target: Path, *, series: str) -> None:
@@ -62,22 +50,21 @@ def read_dicom(
     root: Path,
     columns: Columns,
     *,
+    scan: Scan,
     table: str,
     key: str,
     modality: str,
     spatial_dims: int,
     pseudonym: Callable[[str], str],
     attributes: Sequence[str] | None = None,
-    secondary_captures: bool = False,
-    scan: Scan | None = None,
     incomplete: bool = False,
-    progress: bool = True,
 ) -> OwnRows:
     """Rows of a DICOM folder.
 
     Args:
-        root: absolute folder; everything below it is looked at.
+        root: absolute folder.
         columns: of the table; its attributes are added to those of the headers, its ``patient_id`` replaces theirs.
+        scan: what the folder holds, by `scan_folder`.
         table: table with the labels, in the folder or a path.
         key: what its column `key` (or the one that is named like it) holds, one of `KEYS`; ``file`` is a path relative
             to the folder or a file name, for volumes also the path of the series' folder.
@@ -85,58 +72,53 @@ def read_dicom(
         spatial_dims: 2: each file is a case; 3: each series of slices is.
         pseudonym: of patient and case ids.
         attributes: of `HEADER_ATTRIBUTES`; by default those that any header has.
-        secondary_captures: see `scan_folder`.
-        scan: what the folder holds, where that is known.
         incomplete: go on without files that cannot be read.
-        progress: show a bar on stderr.
 
     Raises:
-        DatasetError: no image, damaged files, a table that does not fit; an attribute both in headers and table.
+        DatasetError: no image, damaged files, a table that does not fit.
+        ValueError: an attribute both in headers and table, or a key that names slices of volumes.
     """
-    scan = scan or scan_folder(root, secondary_captures=secondary_captures, progress=progress)
+    if spatial_dims == 3 and key == "SOPInstanceUID":
+        msg = "`--key SOPInstanceUID` names single slices; volumes have a SeriesInstanceUID, or `--spatial_dims 2`"
+        raise ValueError(msg)
     _check_damaged(scan, root, incomplete=incomplete)
-    cases, notes = _cases(scan, modality, spatial_dims)
+    cases, skipped = _cases(scan, modality, spatial_dims)
     if not cases:
         hint = "; --secondary_captures takes those" if scan.skipped[SECONDARY_CAPTURE] else ""
-        message = f"there is no DICOM image of {modality} to use; {'; '.join(notes) or 'no file'}{hint}"
+        message = f"there is no DICOM image of {modality} to use; {'; '.join(skipped) or 'no file'}{hint}"
         raise DatasetError(root, [Problem("empty", message)])
     header, header_notes = _from_headers(cases, attributes, taken=columns.attributes)
-    notes += header_notes
-    found = pd.DataFrame(
-        {
-            "case_id": [pseudonym(_own_id(case, spatial_dims)) for case in cases],
-            "patient_id": [_patient(case) for case in cases],
-            **header,
-        }
-    )
-    found["image"] = [
-        _volume(case, name) if spatial_dims == 3 else case.first.path
-        for case, name in zip(cases, found["case_id"], strict=True)
+    ids = [pseudonym(_own_id(case, spatial_dims)) for case in cases]
+    images = [
+        _volume(case, name) if spatial_dims == 3 else case.first.path for case, name in zip(cases, ids, strict=True)
     ]
-    file = find_table(root, table)
-    joined, unused, join_notes = _joined(cases, found, file, columns, key)
-    notes += [*join_notes, *_patient_notes(cases, columns)]
+    people = [_patient(case) for case in cases]
+    found = pd.DataFrame({"case_id": ids, "patient_id": people, "image": images, **header})
+    joined = join_rows(cases, found, find_table(root, table), columns, key=key)
+    all_known = "patient_id" in columns.contract or all(case.first.ids["PatientID"] for case in cases)
     return OwnRows(
         kind="dicom",
-        table=joined,
-        labels={f"label:{name}": name for name in columns.labels},
-        attributes={
-            **{name: HEADER_ATTRIBUTES[name] for name in header},
-            **{name: f"column {column!r}" for name, column in columns.attributes.items()},
-        },
-        origins={
-            "case_id": "hash of the SOP or series instance UID",
-            "patient_id": "hash of " + (columns.contract.get("patient_id") or "(0010,0020) PatientID"),
-            **{name: f"column {column!r}" for name, column in columns.contract.items() if name in ("mask", "split")},
-        },
-        unused=tuple(unused),
-        patients_known="patient_id" in columns.contract or all(case.first.ids["PatientID"] for case in cases),
+        table=joined.table,
+        labels=columns.label_keys(),
+        attributes={name: HEADER_ATTRIBUTES[name] for name in header} | columns.attribute_origins(),
+        origins=_origins(columns),
+        unused=joined.unused,
+        patient_is="patient" if all_known else "study",
         pseudonym=pseudonym,
-        notes=tuple(notes),
+        notes=(*skipped, *header_notes, *joined.notes, *_patient_notes(cases, columns)),
     )
 
 
-def _cases(scan: Scan, modality: str, spatial_dims: int) -> tuple[list[_Case], list[str]]:
+def _origins(columns: Columns) -> dict[str, str]:
+    stated = columns.contract_origins()
+    return {
+        "case_id": "hash of the SOP or series instance UID",
+        "patient_id": f"hash of {stated.get('patient_id', '(0010,0020) PatientID')}",
+        **{name: origin for name, origin in stated.items() if name in ("mask", "split")},
+    }
+
+
+def _cases(scan: Scan, modality: str, spatial_dims: int) -> tuple[list[DicomCase], list[str]]:
     """Pictures or series, and what was skipped."""
     skipped = Counter(scan.skipped)
     kept = []
@@ -149,7 +131,7 @@ def _cases(scan: Scan, modality: str, spatial_dims: int) -> tuple[list[_Case], l
             skipped[reason] += 1
         else:
             kept.append(file)
-    cases = [_Case((file,)) for file in kept] if spatial_dims == 2 else _series(kept, skipped)
+    cases = [DicomCase((file,)) for file in kept] if spatial_dims == 2 else _series(kept, skipped)
     notes = [f"{number:,} files skipped: {reason}" for reason, number in skipped.most_common()]
     notes += [f"{len(scan.damaged)} files left out: damaged"] if scan.damaged else []
     return cases, notes
@@ -164,7 +146,7 @@ def _check_damaged(scan: Scan, root: Path, *, incomplete: bool) -> None:
         raise DatasetError(root, [Problem("damaged", message)])
 
 
-def _series(files: Sequence[DicomFile], skipped: Counter[str]) -> list[_Case]:
+def _series(files: Sequence[DicomFile], skipped: Counter[str]) -> list[DicomCase]:
     """Files by series; lone slices, files without a place in space and scattered series are skipped."""
     series: dict[str, list[DicomFile]] = {}
     for file in files:
@@ -179,30 +161,30 @@ def _series(files: Sequence[DicomFile], skipped: Counter[str]) -> list[_Case]:
         elif len(members) < 2:
             skipped["a series of one slice (`--spatial_dims 2` takes slices as pictures)"] += 1
         else:
-            cases.append(_Case(tuple(members)))
+            cases.append(DicomCase(tuple(members)))
     return cases
 
 
-def _volume(case: _Case, case_id: str) -> Made:
+def _volume(case: DicomCase, case_id: str) -> Made:
     series = uid_hash(case.first.ids["SeriesInstanceUID"])
     return Made(f"images/{case_id}.nii.gz", (case.first.folder or ".",), one_series, (("series", series),))
 
 
-def _own_id(case: _Case, spatial_dims: int) -> str:
+def _own_id(case: DicomCase, spatial_dims: int) -> str:
     """Identifier of a case, from which its pseudonym is made."""
     if spatial_dims == 3:
         return case.first.ids["SeriesInstanceUID"]
     return case.first.ids["SOPInstanceUID"] or case.first.path
 
 
-def _patient(case: _Case) -> str:
+def _patient(case: DicomCase) -> str:
     """Patient id; without one, the study is its own patient."""
     ids = case.first.ids
     return ids["PatientID"] or ids["StudyInstanceUID"] or case.first.path
 
 
 def _from_headers(
-    cases: Sequence[_Case], wanted: Sequence[str] | None, *, taken: Mapping[str, str]
+    cases: Sequence[DicomCase], wanted: Sequence[str] | None, *, taken: Mapping[str, str]
 ) -> tuple[dict[str, list[str]], list[str]]:
     """Attribute -> raw value of each case."""
     derived = [_age(case.first) for case in cases]
@@ -237,62 +219,7 @@ def _age(file: DicomFile) -> tuple[str, bool]:
     return str(studied[0] - born[0] - (studied[1:] < born[1:])), True
 
 
-def _joined(
-    cases: Sequence[_Case], found: pd.DataFrame, file: Path, columns: Columns, key: str
-) -> tuple[pd.DataFrame, list[str], list[str]]:
-    """Cases with the columns of their row of the table, unused columns, and notes."""
-    column = columns.contract.get("key", key)
-    named = Columns(contract={**columns.contract, "key": column}, labels=columns.labels, attributes=columns.attributes)
-    raw = read_columns(file, named)
-    rows = _by_key(raw[column], file)
-    values = _file_names(cases) if key == "file" else [[case.first.ids[key]] for case in cases]
-    matches = [next((rows[name] for name in names if name in rows), None) for names in values]
-    keep = [index for index, match in enumerate(matches) if match is not None]
-    if not keep:
-        shown = examples(list(rows)[:3])
-        message = f"no image has a row: column {column!r} holds {shown} and more; is it {key} (`--key`)?"
-        raise DatasetError(file, [Problem("key", message)])
-    chosen = raw.iloc[[match for match in matches if match is not None]].reset_index(drop=True)
-    table = found.iloc[keep].reset_index(drop=True)
-    sources = {**{f"label:{name}": name for name in columns.labels}, **columns.attributes}
-    sources |= {name: columns.contract[name] for name in ("patient_id", "mask") if name in columns.contract}
-    table = table.assign(**{name: chosen[source] for name, source in sources.items()})
-    if "split" in columns.contract:
-        problems: list[Problem] = []
-        table["split"] = split_names(chosen[columns.contract["split"]], problems)
-        raise_errors(file, problems)
-    notes = [f"{len(cases) - len(keep):,} of {len(cases):,} images left out: no row in the table"]
-    lonely = len(rows) - len({match for match in matches if match is not None})
-    notes += [f"{lonely:,} of {len(rows):,} rows of the table have no image"] if lonely else []
-    return table, named.unused(raw), notes if len(keep) < len(cases) else notes[1:]
-
-
-def _by_key(column: pd.Series, file: Path) -> dict[str, int]:
-    twice = column[column.duplicated() & (column != "")].unique()
-    if len(twice):
-        message = f"{len(twice)} keys of column {column.name!r} stand in more than one row: {examples(twice)}"
-        raise DatasetError(file, [Problem("duplicate_key", message)])
-    return {str(value): index for index, value in enumerate(column) if value}
-
-
-def _file_names(cases: Sequence[_Case]) -> list[list[str]]:
-    """Per case, what a row may call its files or its folder: paths, and names that no other path ends in."""
-    paths = [
-        [*([case.first.folder] if len(case.files) > 1 else []), *(file.path for file in case.files)] for case in cases
-    ]
-    often = Counter(path.rpartition("/")[2] for several in paths for path in several)
-    found = []
-    for several in paths:
-        names = [*several, *(name for name in (path.rpartition("/")[2] for path in several) if often[name] == 1)]
-        found.append([text for name in names for text in (name, _stem(name)) if text])
-    return found
-
-
-def _stem(name: str) -> str:
-    return next((name[: -len(end)] for end in SUFFIXES if name.lower().endswith(end)), "")
-
-
-def _patient_notes(cases: Sequence[_Case], columns: Columns) -> list[str]:
+def _patient_notes(cases: Sequence[DicomCase], columns: Columns) -> list[str]:
     notes = []
     without = sum(not case.first.ids["PatientID"] for case in cases)
     if without and "patient_id" not in columns.contract:

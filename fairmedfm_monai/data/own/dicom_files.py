@@ -57,6 +57,22 @@ class DicomFile:
         return os.path.dirname(self.path)
 
 
+@dataclass(frozen=True)
+class DicomCase:
+    """A case of the dataset.
+
+    Attributes:
+        files: the picture, or all files of a series.
+    """
+
+    files: tuple[DicomFile, ...]
+
+    @property
+    def first(self) -> DicomFile:
+        """The file whose header speaks for the case."""
+        return self.files[0]
+
+
 @dataclass
 class Scan:
     """What a folder holds.

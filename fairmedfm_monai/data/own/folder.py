@@ -113,8 +113,8 @@ def _keep_edits(folder: Path, draft: Draft) -> None:
         held = None
     if held != draft.card:
         msg = (
-            f"{file} is not as it would be written now: it was edited, or data or options changed. Move it away, or "
-            "choose another `output`"
+            f"{file} is not as it would be written now: it was edited, or data or options changed. Choose another "
+            "`output`, or delete this folder"
         )
         raise FileExistsError(msg)
 

@@ -115,13 +115,13 @@ def _named(name: str, values: Sequence[str], meanings: Mapping[str, str]) -> dic
         numbers = _range([float(value) for value in values])
         msg = (
             f'holds {numbers} and needs bins, which nobody can guess: `--bins "{name}=CUT,CUT"` (or leave it out of '
-            "`--columns`)"
+            "`--columns`, DICOM: `--attributes`)"
         )
         raise GroupsUnclearError(msg)
     if len(values) > MOST_GROUPS:
         msg = (
             f"has {len(values)} distinct values ({examples(map(repr, values))}), too many for groups: gather them by "
-            f'`--groups "{name}:GROUP=VALUE|VALUE,..."`, or leave it out of `--columns`'
+            f'`--groups "{name}:GROUP=VALUE|VALUE,..."`, or leave it out of `--columns` (DICOM: `--attributes`)'
         )
         raise GroupsUnclearError(msg)
     groups: dict[str, list[str]] = {}

@@ -21,7 +21,8 @@ class OwnRows:
         origins: other column of the table -> where it comes from, in words.
         unused: columns of the source's table that are not taken over.
         meanings: attribute or ``label`` -> raw value -> what it means, where the source says so.
-        patients_known: whether the source says which images are of one patient.
+        patient_is: what counts as a patient: ``patient``; ``image`` or ``study`` where the source does not say, or not
+            everywhere, which images are of one patient.
         pseudonym: how patient ids are hidden; None leaves them as they are.
         notes: what was left out, joined or derived, one sentence each, with counts.
     """
@@ -33,6 +34,6 @@ class OwnRows:
     origins: Mapping[str, str]
     unused: tuple[str, ...] = ()
     meanings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    patients_known: bool = True
+    patient_is: str = "patient"
     pseudonym: Callable[[str], str] | None = None
     notes: tuple[str, ...] = ()

@@ -15,7 +15,10 @@ from fairmedfm_monai.data.prepare.tables import read_table
 from fairmedfm_monai.data.problems import DatasetError, Problem, examples, raise_errors
 
 CONTRACT = ("image", "patient_id", "case_id", "mask", "split")
-_FOLDER_KINDS = ("series", "itk")
+NO_PATIENTS = (
+    "warning: no patient_id column: each image counts as a patient of its own. Where a patient has several, name the "
+    "column, or the same patient may be in train and test"
+)
 
 
 def find_table(root: Path, name: str) -> Path:
@@ -67,42 +70,44 @@ def read_own_table(
         message = '`--columns` must say which column names the images, e.g. "image=filename,label=..."'
         raise DatasetError(file, [Problem("missing_column", message)])
     raw = read_columns(file, columns)
-    found = {"image": _paths(raw[columns.contract["image"]], root, images, extension)}
-    if "mask" in columns.contract:
-        found["mask"] = _paths(raw[columns.contract["mask"]], root, images if masks is None else masks, "")
-    notes = []
     problems: list[Problem] = []
-    found["case_id"] = (
-        raw[columns.contract["case_id"]]
-        if "case_id" in columns.contract
-        else _case_ids(found["image"], images, problems)
-    )
-    known = "patient_id" in columns.contract
-    found["patient_id"] = raw[columns.contract["patient_id"]] if known else found["case_id"]
-    if not known:
-        notes.append(
-            "warning: no patient_id column: each image counts as a patient of its own. Where a patient has several, "
-            "name the column, or the same patient may be in train and test"
-        )
-    if "split" in columns.contract:
-        found["split"] = split_names(raw[columns.contract["split"]], problems)
-    labels = {f"label:{name}": name for name in columns.labels}
+    found = _contract_columns(raw, columns, root, images, images if masks is None else masks, extension, problems)
     raise_errors(file, problems)
-    taken = {key: raw[column] for key, column in labels.items()}
-    attributes = {name: raw[column] for name, column in columns.attributes.items()}
-    origins = {name: f"column {column!r}" for name, column in columns.contract.items()}
+    known = "patient_id" in columns.contract
+    origins = columns.contract_origins()
     if "case_id" not in columns.contract:
         origins["case_id"] = "made from the path of the image"
     return OwnRows(
         kind="table",
-        table=pd.DataFrame({**found, **taken, **attributes}),
-        labels=labels,
-        attributes={name: f"column {column!r}" for name, column in columns.attributes.items()},
+        table=pd.DataFrame({**found, **columns.taken_from(raw)}),
+        labels=columns.label_keys(),
+        attributes=columns.attribute_origins(),
         origins=origins,
         unused=tuple(columns.unused(raw)),
-        patients_known=known,
-        notes=tuple(notes),
+        patient_is="patient" if known else "image",
+        notes=() if known else (NO_PATIENTS,),
     )
+
+
+def _contract_columns(
+    raw: pd.DataFrame,
+    columns: Columns,
+    root: Path,
+    images: str,
+    masks: str,
+    extension: str,
+    problems: list[Problem],
+) -> dict[str, pd.Series]:
+    """The columns of the manifest that are no label and no attribute."""
+    stated = {name: raw[column] for name, column in columns.contract.items()}
+    found = {"image": _paths(stated["image"], root, images, extension)}
+    if "mask" in stated:
+        found["mask"] = _paths(stated["mask"], root, masks, "")
+    found["case_id"] = stated["case_id"] if "case_id" in stated else _case_ids(found["image"], images, problems)
+    found["patient_id"] = stated.get("patient_id", found["case_id"])
+    if "split" in stated:
+        found["split"] = split_names(stated["split"], problems)
+    return found
 
 
 def dims_of(root: Path, images: pd.Series) -> int:

@@ -73,7 +73,8 @@ def with_demographics(source: Path, raw: pd.DataFrame, choice: Choice) -> tuple[
     for column in ("PRIMARY_RACE", "ETHNICITY"):
         raw[column] = raw["patient_id"].map(values[column]).fillna("")
     gender = raw["patient_id"].map(values["GENDER"]).fillna("")
-    differs = (gender != raw["Sex"]) & gender.isin([*_SEX["female"], *_SEX["male"]]) & (raw["Sex"] != "Unknown")
+    known = [*_SEX["female"], *_SEX["male"]]
+    differs = (gender != raw["Sex"]) & gender.isin(known) & raw["Sex"].isin(known)
     raw["Sex"] = raw["Sex"].mask(differs, CONFLICT)
     return raw, (
         f"{int(outside.sum()):,} images are of patients without a row in {file.name}: race and ethnicity unknown",

@@ -50,7 +50,7 @@ EXPECTED = {"cases": 10_015, "patients": 7_470, "sex/female": 4_552, "sex/male":
 SITES = {"rosendahl": 2_259, "vidir_modern": 3_363, "vidir_molemax": 3_954, "vienna_dias": 439}
 _SEX = {"female": ("female", "F"), "male": ("male", "M")}
 _IMAGES = {"akiec": 327, "bcc": 514, "bkl": 1_099, "df": 115, "mel": 1_113, "nv": 6_705, "vasc": 142}
-_POSITIVE = {"malignant": ("akiec", "bcc", "mel"), "fairmedfm": ("akiec", "mel")}
+_POSITIVE = {"malignant": ("akiec", "bcc", "mel"), "akiec_mel": ("akiec", "mel")}
 # Of the 9,958 images with an age, which is how the published code begins.
 _PUBLISHED = {
     "cases": 9_958,
@@ -196,7 +196,7 @@ DATASET = PublicDataset(
     card=card,
     rules={
         "malignant": "akiec, bcc and mel against the others",
-        "fairmedfm": "akiec and mel against the others: basal cell carcinoma counts as benign, as in FairMedFM",
+        "akiec_mel": "akiec and mel against the others: basal cell carcinoma counts as benign, as in FairMedFM",
         "seven": "the seven diagnoses",
     },
     protocols={
@@ -205,7 +205,7 @@ DATASET = PublicDataset(
             "release), no validation, sex and age alone"
         )
     },
-    protocol_rules={FAIRMEDFM: "fairmedfm"},
+    protocol_rules={FAIRMEDFM: "akiec_mel"},
     hazards=(
         *HAZARDS,
         "Malignant diagnoses are confirmed by histology, many benign ones by follow-up or consensus only.",

@@ -69,7 +69,7 @@ def test_masks_must_be_one_each(bids: Path, tmp_path: Path) -> None:
     assert len(load_dataset(folder).table) == SUBJECTS - 1
     with pytest.raises(DatasetError, match="images have several masks by `--masks`"):
         prepare_own("bids", str(bids), str(tmp_path / "no"), **{**options, "masks": "derivatives/*/*/anat/*"})
-    with pytest.raises(ValueError, match="knows {subject}, {session} and {name}, but has {sub}"):
+    with pytest.raises(ValueError, match=r"knows \{subject\}, \{session\} and \{name\}, but has \{sub\}"):
         prepare_own("bids", str(bids), str(tmp_path / "no"), **{**options, "masks": "{sub}/x"})
 
 
@@ -78,16 +78,16 @@ def test_content_that_was_not_fetched(bids: Path, tmp_path: Path) -> None:
     image = source / "sub-04/anat/sub-04_T1w.nii.gz"
     image.unlink()
     image.symlink_to("../../.git/annex/objects/gone")
-    with pytest.raises(DatasetError, match="1 images are links to content that is not there: sub-04.*datalad get"):
+    with pytest.raises(DatasetError, match=r"1 images are links to content that is not there: sub-04.*datalad get"):
         prepare_own("bids", str(source), str(tmp_path / "out"), columns=COLUMNS)
     folder, _ = prepare_own("bids", str(source), str(tmp_path / "out"), columns=COLUMNS, incomplete=True)
     assert len(load_dataset(folder).table) == SUBJECTS - 1
 
 
 def test_wrong_folder_suffix_and_levels(bids: Path, tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="participants.tsv at its top"):
+    with pytest.raises(DatasetError, match=r"participants\.tsv at its top"):
         prepare_own("bids", str(bids / "sub-01"), str(tmp_path / "out"), columns=COLUMNS)
-    with pytest.raises(DatasetError, match="suffixes .* there are T1w"):
+    with pytest.raises(DatasetError, match=r"suffixes .* there are T1w"):
         prepare_own("bids", str(bids), str(tmp_path / "out"), columns=COLUMNS, suffix="FLAIR")
     source = Path(shutil.copytree(bids, tmp_path / "study"))
     (source / "participants.json").unlink()

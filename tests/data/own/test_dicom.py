@@ -143,8 +143,8 @@ def test_damaged_and_lone_files(ct: Path, tmp_path: Path) -> None:
     folder, _ = prepare_own("dicom", str(source), str(tmp_path / "out"), incomplete=True, **CT)
     assert len(load_dataset(folder).table) == own.PATIENTS - 2
     reasons = (folder / "left_out.csv").read_text()
-    assert "slices are missing" in reasons
-    assert "case01" in reasons
+    assert "case01: ValueError: im1.dcm cannot be read as DICOM" in reasons
+    assert "case02: ValueError: the slices are unevenly spaced" in reasons
 
 
 @pytest.mark.parametrize(
@@ -152,6 +152,7 @@ def test_damaged_and_lone_files(ct: Path, tmp_path: Path) -> None:
     [
         ({"key": "AccessionNumber"}, "`--columns` names 'AccessionNumber', which the table lacks"),
         ({"key": "PatientID", "columns": "key=StudyInstanceUID,label=finding"}, r"no image has a row.*is it PatientID"),
+        ({"key": "SOPInstanceUID"}, "names single slices"),
         ({"key": "nonsense"}, "`--key` must be of PatientID"),
         ({"modality": "mri"}, "no DICOM image of mri to use; 49 files skipped: modality CT"),
         ({"attributes": "sex,site"}, "`--attributes` must be of sex, age, ethnic_group"),
@@ -174,13 +175,48 @@ def test_one_name_in_two_folders_is_no_key(tmp_path: Path) -> None:
     assert any("1 of 24 images left out: no row in the table" in line for line in summary)
 
 
+def test_series_may_share_the_top_folder(tmp_path: Path) -> None:
+    for patient in range(3):
+        own.write_ct(tmp_path, patient)
+        for path in (tmp_path / f"case{patient:02d}").iterdir():
+            path.rename(tmp_path / f"{patient}{path.name}")
+    rows = [f"{own.uid('series', patient)},{patient % 2}\n" for patient in range(3)]
+    (tmp_path / "labels.csv").write_text("".join(["SeriesInstanceUID,y\n", *rows]))
+    # An output inside the source: a second run must not take its own files for new ones.
+    options = {"table": "labels.csv", "key": "SeriesInstanceUID", "columns": "label=y", "workers": 1}
+    for _ in range(2):
+        folder, _ = prepare_own("dicom", str(tmp_path), str(tmp_path / "out"), **options)
+    shapes = [nibabel.load(folder / image).shape for image in load_dataset(folder).table["image"]]
+    assert shapes == [(16, 16, own.SLICES)] * 3
+
+
+def test_patients_without_id_and_patients_of_the_table(tmp_path: Path) -> None:
+    lines = ["AccessionNumber,y,person"]
+    for image in range(8):
+        tags = own.patient_tags(image // 2) | {"PatientID": "", "Modality": "CR", "SeriesInstanceUID": own.uid(image)}
+        own.write(tmp_path / "pacs" / f"{image}.dcm", own.XRAY, np.zeros((8, 8)), **tags)
+        lines += [f"ACC{image // 2},{image // 2 % 2},Smith{image // 4}{image // 2}"] if image % 2 else []
+    (tmp_path / "pacs" / "labels.csv").write_text("\n".join(lines) + "\n")
+    options = {"table": "labels.csv", "key": "AccessionNumber", "columns": "label=y", "attributes": ""}
+    folder, summary = prepare_own("dicom", str(tmp_path / "pacs"), str(tmp_path / "studies"), **options)
+    info = load_dataset(folder)
+    assert (info.table["patient_id"].nunique(), info.attributes) == (4, {})
+    assert any("8 images have no PatientID: each study counts" in line for line in summary)
+    assert "each study counts as a patient of its own" in str(info.notice)
+    options["columns"] += ",patient_id=person"
+    folder, summary = prepare_own("dicom", str(tmp_path / "pacs"), str(tmp_path / "people"), **options)
+    assert load_dataset(folder).table["patient_id"].nunique() == 4
+    assert "Smith" not in (folder / "manifest.csv").read_text()
+    assert not any("PatientID" in line for line in summary)
+
+
 def test_screenshots_only_say_how_to_take_them(tmp_path: Path) -> None:
     for patient in range(4):
         tags = own.patient_tags(patient) | {"Modality": "CR", "SeriesInstanceUID": own.uid(patient)}
         own.write(tmp_path / "pacs" / f"{patient}.dcm", own.CAPTURE, np.zeros((8, 8)), **tags)
     (tmp_path / "pacs" / "labels.csv").write_text("PatientID,y\n" + "".join(f"MRN{n:05d},{n % 2}\n" for n in range(4)))
     options = {"table": "labels.csv", "columns": "label=y", "modality": "xray"}
-    with pytest.raises(DatasetError, match="4 files skipped: secondary capture.*--secondary_captures"):
+    with pytest.raises(DatasetError, match=r"4 files skipped: secondary capture.*--secondary_captures"):
         prepare_own("dicom", str(tmp_path / "pacs"), str(tmp_path / "out"), **options)
     prepare_own("dicom", str(tmp_path / "pacs"), str(tmp_path / "out"), secondary_captures=True, **options)
     assert len(load_dataset(tmp_path / "out").table) == 4

@@ -13,7 +13,7 @@ from fairmedfm_monai.data.problems import DatasetError
 from tests.data.public.checks import evaluate, prepared
 from tests.miniatures.ham10000 import make
 
-MALIGNANT = {"malignant": {"akiec", "bcc", "mel"}, "fairmedfm": {"akiec", "mel"}}
+MALIGNANT = {"malignant": {"akiec", "bcc", "mel"}, "akiec_mel": {"akiec", "mel"}}
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +45,9 @@ def test_prepares_validates_and_evaluates(raw: Path, tmp_path: Path, tracking_ur
 
 
 def test_the_rules_differ_in_the_diagnoses_that_they_call_malignant(raw: Path, tmp_path: Path) -> None:
-    info, _ = prepared("ham", raw, tmp_path / "two", rule="fairmedfm")
+    info, _ = prepared("ham", raw, tmp_path / "two", rule="akiec_mel")
     truth = _truth(raw, info.table)
-    assert (info.table["label"] == truth["dx"].isin(MALIGNANT["fairmedfm"])).all()
+    assert (info.table["label"] == truth["dx"].isin(MALIGNANT["akiec_mel"])).all()
     seven, _ = prepared("ham", raw, tmp_path / "seven", rule="seven")
     names = [seven.classes[index] for index in seven.table["label"]]
     assert names == _truth(raw, seven.table)["dx"].tolist()
@@ -85,7 +85,7 @@ def test_the_published_protocol_says_what_it_is(raw: Path, tmp_path: Path) -> No
     truth = _truth(raw, info.table)
     assert info.card.name == "ham10000-fairmedfm"
     assert list(info.attributes) == ["sex", "age"]
-    assert (info.table["label"] == truth["dx"].isin(MALIGNANT["fairmedfm"])).all()
+    assert (info.table["label"] == truth["dx"].isin(MALIGNANT["akiec_mel"])).all()
     assert any("2 images without age are left out" in line for line in result.summary)
     test = info.table[info.table["split"] == "test"]
     number = int(0.2 * truth["sex"].value_counts().min())
@@ -94,7 +94,7 @@ def test_the_published_protocol_says_what_it_is(raw: Path, tmp_path: Path) -> No
     assert f"{(split > 1).sum()} of {len(split)} lesions have images in both" in str(info.notice)
     assert (split > 1).any()
     dataset = find_dataset("ham10000")
-    with pytest.raises(ValueError, match="has the `rule` 'fairmedfm', but got 'seven'"):
+    with pytest.raises(ValueError, match="has the `rule` 'akiec_mel', but got 'seven'"):
         dataset.choose(rule="seven", protocol="fairmedfm")
 
 
