@@ -148,6 +148,9 @@ def evaluate(
     n_bootstrap: int = 1000,
     seed: int = 0,
     overwrite: bool = False,
+    mitigation: str | None = None,
+    mitigation_attributes: Any = None,
+    mitigation_options: Any = None,
 ) -> None:
     """Subgroup report from a table of predictions: one of ours without any flag, or any CSV or Parquet file.
 
@@ -161,13 +164,17 @@ def evaluate(
         split: column that says val or test; the operating point then comes from val.
         operating_point: threshold, cases at or above it count as positive.
         n_bootstrap: replicates for intervals.
-        seed: seed of the resampling.
+        seed: seed of the resampling, and of random decisions.
         overwrite: write into `output` even when it holds a run.
+        mitigation: threshold_per_group, temperature_per_group or equalised_odds, fitted on val without training; the
+            report is of the mitigated predictions, `before/` in it of those as they were.
+        mitigation_attributes: whose groups are meant, comma-separated ones are crossed; by default the first.
+        mitigation_options: of the method, e.g. '{rule: sensitivity, target: 0.8}'; a wrong one lists them.
     """
+    from fairmedfm_monai.cli.evaluation import Evaluation
     from fairmedfm_monai.cli.table import foreign_predictions
-    from fairmedfm_monai.fairness import evaluate_predictions, read_predictions
+    from fairmedfm_monai.fairness import read_predictions
     from fairmedfm_monai.handlers.output import free_output_dir
-    from fairmedfm_monai.reporting import write_report
 
     groups = _names(attributes)
     if groups is None:
@@ -176,13 +183,22 @@ def evaluate(
         table, meta = foreign_predictions(
             predictions, attributes=groups, label=label, score=score, patient_id=patient_id, split=split
         )
-    report = evaluate_predictions(table, meta, operating_point=operating_point, n_bootstrap=n_bootstrap, seed=seed)
+    if mitigation is None and (mitigation_attributes, mitigation_options) != (None, None):
+        msg = "`mitigation_attributes` and `mitigation_options` say how to mitigate; name a `--mitigation` too"
+        raise ValueError(msg)
     folder = Path(free_output_dir(output, overwrite))
-    run = {"predictions": Path(predictions).name, "seed": seed, "n_bootstrap": n_bootstrap}
-    banners = [*meta.get("stamps", []), *([meta["notice"]] if meta.get("notice") else [])]
-    title = f"Subgroup report: {meta.get('dataset') or Path(predictions).stem}"
-    for path in write_report(report, folder, title=title, banners=banners, predictions=table, run=run):
+    evaluation = Evaluation(Path(predictions).name, operating_point, n_bootstrap, seed)
+    if mitigation is None:
+        told: list[str] = []
+        written = evaluation.write(evaluation.report(table, meta), table, meta, folder)
+    else:
+        written, told = evaluation.mitigated(
+            table, meta, folder, name=mitigation, attributes=_names(mitigation_attributes), options=mitigation_options
+        )
+    for path in written:
         print(f"wrote {path}")
+    for sentence in told:
+        print(sentence)
 
 
 def demo(

@@ -116,7 +116,7 @@ def evaluate_predictions(
     Raises:
         ValueError: when columns or entries are missing.
     """
-    _require(table, meta)
+    require_columns(table, meta)
     options = {"n_bootstrap": n_bootstrap, "seed": seed, "metrics": metrics, "n_permutations": n_permutations}
     splits = list(dict.fromkeys(table["split"].astype(str)))
     splits.sort(key=lambda name: ({"train": 0, "val": 1, "test": 2}.get(name, 3), name))
@@ -132,7 +132,8 @@ def evaluate_predictions(
     return report
 
 
-def _require(table: pd.DataFrame, meta: Mapping[str, Any]) -> None:
+def require_columns(table: pd.DataFrame, meta: Mapping[str, Any]) -> None:
+    """Refuse (``ValueError``) a table without rows or without a column that its description asks for."""
     if meta.get("task") not in {"classification", "segmentation"}:
         msg = f"meta['task']: expected 'classification' or 'segmentation', got {meta.get('task')!r}"
         raise ValueError(msg)

@@ -1,185 +1,116 @@
 """Mitigation after training: parameters per group, fitted on validation predictions and applied to any others.
 
 Nothing is trained again. All of these methods need the group of a patient when the model is used; who has none, and
-groups that could not be fitted, get the parameters of everyone together (``pooled``), and are counted.
+groups that could not be fitted, get the parameters of everyone together (pooled), and are counted.
 """
 
 from __future__ import annotations
 
-import difflib
-import importlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
-import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from fairmedfm_monai.fairness.report import UNKNOWN
 from fairmedfm_monai.mitigation.options import chosen
-from fairmedfm_monai.mitigation.postprocess_rule import Kind, Parameters, Rule, support
+from fairmedfm_monai.mitigation.postprocess_fitted import Names, Part, Postprocess, Processed
+from fairmedfm_monai.mitigation.postprocess_rule import (
+    POOLED,
+    POSTPROCESSORS,
+    FloatArray,
+    Kind,
+    Rule,
+    counted,
+    group_names,
+    rule_class,
+    too_few,
+)
 
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
-BoolArray = NDArray[np.bool_]
-
-POSTPROCESSORS = {
-    "threshold_per_group": (
-        ".group_thresholds",
-        "GroupThresholds",
-        "each group has its own threshold, all at the same specificity or sensitivity",
-    ),
-    "temperature_per_group": (
-        ".group_temperatures",
-        "GroupTemperatures",
-        "each group's probabilities are calibrated by one temperature (Guo et al. 2017)",
-    ),
-    "equalised_odds": (
-        ".equalised_odds",
-        "EqualisedOdds",
-        "randomised thresholds with equal sensitivity and specificity in all groups (Hardt et al. 2016)",
-    ),
-}
-"""Name -> module, class and meaning."""
+__all__ = ["POSTPROCESSORS", "Postprocess", "Processed", "fit_postprocess"]
 
 
-@dataclass(frozen=True)
-class Part:
-    """What was fitted on one label (or on the whole binary or multi-class problem).
+def fit_postprocess(
+    name: str,
+    scores: ArrayLike,
+    labels: ArrayLike,
+    groups: ArrayLike,
+    *,
+    declared: Sequence[str] = (),
+    classes: Sequence[str] | None = None,
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Postprocess:
+    """Fit a method on the predictions of a validation split.
 
-    Attributes:
-        pooled: parameters of everyone together.
-        groups: parameters of each group that has its own.
-        reasons: why a group has none, and under ``pooled`` why the pooled ones are those of doing nothing.
-        cases: cases that each group was fitted on; for 0/1 labels as ``{"positives": n, "negatives": n}``.
-    """
+    Cases with a score or label that is NaN or infinite are left out.
 
-    pooled: Parameters
-    groups: Mapping[str, Parameters]
-    reasons: Mapping[str, str]
-    cases: Mapping[str, Mapping[str, int]]
-
-
-@dataclass(frozen=True)
-class Processed:
-    """Predictions after the method.
-
-    Attributes:
-        scores: (n,) or (n, C), as they were or as they are now; NaN stays NaN.
-        thresholds: operating point of each case in the same shape, infinite where a case is called either way; None
-            where the method leaves decisions to others.
-        pooled: (n,), for several labels (n, C): cases that the pooled parameters were used for.
-    """
-
-    scores: FloatArray
-    thresholds: FloatArray | None
-    pooled: BoolArray
-
-
-@dataclass(frozen=True)
-class Postprocess:
-    """A fitted method; :func:`fit_postprocess` makes one.
-
-    Attributes:
-        name: as in ``POSTPROCESSORS``.
-        kind: ``binary``, ``multi_class`` or ``multi_label``.
+    Args:
+        name: a key of ``POSTPROCESSORS``.
+        scores: (n,) score of the positive class; (n, C) with several classes or labels.
+        labels: (n,) 0/1 or class index, or (n, C) 0/1 with NaN where a label is missing.
+        groups: (n,) group names; None, NaN, empty and ``unknown`` count for the pooled parameters only.
+        declared: groups that there are, so that one without a case is reported.
+        classes: names of the labels of a multi-label problem; default ``class_0``, ... .
         options: of the method.
-        seed: of random decisions.
-        parts: what was fitted, by label; the only one of a binary or multi-class problem is called "".
+        seed: of methods that draw.
+
+    Raises:
+        ValueError: an unknown method or option, a kind of problem that it is not for, shapes that do not fit, labels
+            that are none, or nothing to fit on.
     """
+    settings = chosen(name, rule_class(name).OPTIONS, options)
+    rule = rule_class(name)(settings)
+    values, truth = np.asarray(scores, dtype=np.float64), np.asarray(labels, dtype=np.float64)
+    kind = _kind(name, rule, values, truth)
+    names = group_names(groups)
+    if not len(values) == len(truth) == len(names):
+        msg = f"scores, labels, groups: expected one per case, got {len(values)}, {len(truth)} and {len(names)}"
+        raise ValueError(msg)
+    known = [group for group in dict.fromkeys([*declared, *sorted(set(names))]) if group != UNKNOWN]
+    if kind != "multi_label":
+        parts = {"": _part(rule, kind, values, truth, names, known)}
+    else:
+        titles = classes if classes is not None else [f"class_{i}" for i in range(truth.shape[1])]
+        columns = zip(titles, values.T, truth.T, strict=True)
+        parts = {label: _part(rule, kind, score, y, names, known) for label, score, y in columns}
+    return Postprocess(name, kind, settings, seed, parts)
 
-    name: str
-    kind: Kind
-    options: Mapping[str, Any]
-    seed: int
-    parts: Mapping[str, Part]
 
-    needs_attribute_at_inference: ClassVar[bool] = True
+def _part(rule: Rule, kind: Kind, scores: FloatArray, truth: FloatArray, names: Names, known: Sequence[str]) -> Part:
+    """Fit one label."""
+    finite = np.isfinite(scores) if scores.ndim == 1 else np.isfinite(scores).all(axis=1)
+    usable = finite & np.isfinite(truth)
+    scores, labels, names = scores[usable], truth[usable].astype(np.int64), names[usable]
+    members = {group: names == group for group in known}
+    cases = {group: counted(labels[rows], kind) for group, rows in members.items()}
+    cases[POOLED] = counted(labels, kind)
+    lacking = too_few(labels, kind=kind, least=1)
+    if lacking and kind != "multi_label":
+        msg = f"mitigation: nothing can be fitted on these {labels.size} cases: {lacking}"
+        raise ValueError(msg)
+    if lacking:
+        return Part(rule.UNCHANGED, {}, dict.fromkeys([*known, POOLED], lacking), cases)
+    least = int(rule.options["min_cases"])
+    reasons = {group: too_few(labels[rows], kind=kind, least=least) for group, rows in members.items()}
+    usable_groups = {group: rows for group, rows in members.items() if not reasons[group]}
+    pooled, own, without = rule.fit(scores, labels, usable_groups)
+    return Part(pooled, own, {group: text for group, text in reasons.items() if text} | without, cases)
 
-    @property
-    def rule(self) -> Rule:
-        """The method itself."""
-        return _rule(self.name, self.options)
 
-    def apply(self, scores: ArrayLike, groups: ArrayLike, *, ids: ArrayLike | None = None) -> Processed:
-        """Process predictions; a case's result depends on its own score, group and id only.
-
-        Args:
-            scores: (n,) probability of the positive class, or (n, C), as in the fit.
-            groups: (n,) group names; None, NaN, empty, ``unknown`` and names without a fit use the pooled parameters.
-            ids: (n,) case ids; random decisions are drawn by them.
-
-        Raises:
-            ValueError: shapes that do not fit, or no ids where the method draws at random.
-        """
-        values, names = np.asarray(scores, dtype=np.float64), group_names(groups)
-        wide = values if values.ndim > 1 else values[:, None]
-        if self.kind == "multi_label" and wide.shape[1] != len(self.parts):
-            msg = f"scores: expected {len(self.parts)} columns ({', '.join(self.parts)}), got shape {values.shape}"
-            raise ValueError(msg)
-        if len(names) != len(wide):
-            msg = f"groups: expected {len(wide)} names, one per case, got {len(names)}"
-            raise ValueError(msg)
-        if self.rule.random and ids is None:
-            msg = f"ids: {self.name} decides some cases at random, by their ids; give the case ids"
-            raise ValueError(msg)
-        columns = [wide] if self.kind == "multi_class" else list(wide.T)
-        found = [
-            self._apply(part, column, names, ids, label)
-            for (label, part), column in zip(self.parts.items(), columns, strict=True)
-        ]
-        if self.kind != "multi_label":
-            return found[0]
-        thresholds = [part.thresholds for part in found if part.thresholds is not None]
-        return Processed(
-            np.column_stack([part.scores for part in found]),
-            np.column_stack(thresholds) if thresholds else None,
-            np.column_stack([part.pooled for part in found]),
-        )
-
-    def _apply(
-        self, part: Part, scores: FloatArray, names: NDArray[np.object_], ids: ArrayLike | None, label: str
-    ) -> Processed:
-        fitted = list(part.groups)
-        codes = pd.Index(fitted, dtype=object).get_indexer(pd.Index(names, dtype=object)).astype(np.int64)
-        # The pooled parameters stand last, so that code -1 finds them.
-        parameters = [*part.groups.values(), part.pooled]
-        drawn = Draws(self.seed, label, ids)
-        new, thresholds = self.rule.apply(scores, codes, parameters, drawn)
-        return Processed(new, thresholds, codes < 0)
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything that :meth:`from_json` needs, as strict JSON."""
-        parts = {
-            label: {
-                "pooled": dict(part.pooled),
-                "groups": {group: dict(parameters) for group, parameters in part.groups.items()},
-                "reasons": dict(part.reasons),
-                "cases": {group: dict(cases) for group, cases in part.cases.items()},
-            }
-            for label, part in self.parts.items()
-        }
-        return {
-            "name": self.name,
-            "kind": self.kind,
-            "options": dict(self.options),
-            "seed": self.seed,
-            "needs_attribute_at_inference": self.needs_attribute_at_inference,
-            "parts": parts,
-        }
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Postprocess:
-        """The same object again; entries that :meth:`to_json` does not write are left alone.
-
-        Raises:
-            ValueError: an unknown method or option, or a missing entry.
-        """
-        missing = [key for key in ("name", "kind", "options", "seed", "parts") if key not in content]
-        if missing:
-            msg = f"post-processing: expected the JSON that `to_json` writes, but it lacks {', '.join(missing)}"
-            raise ValueError(msg)
-        _rule(content["name"], content["options"])
-        parts = {label: Part(**part) for label, part in content["parts"].items()}
-        return cls(content["name"], content["kind"], dict(content["options"]), int(content["seed"]), parts)
+def _kind(name: str, rule: Rule, scores: FloatArray, labels: FloatArray) -> Kind:
+    """Which problem this is, by the shapes; checks that the method is for it and that labels are labels."""
+    kind: Kind = "multi_label" if labels.ndim == 2 else "multi_class" if scores.ndim == 2 else "binary"
+    if kind not in rule.KINDS:
+        msg = f"mitigation {name!r} is for {' and '.join(rule.KINDS)} problems, but this one is {kind}"
+        raise ValueError(msg)
+    if kind == "multi_label" and scores.shape != labels.shape:
+        msg = f"scores: expected the shape of the labels {labels.shape}, got {scores.shape}"
+        raise ValueError(msg)
+    width = scores.shape[1] if kind == "multi_class" else 2
+    stray = labels[np.isfinite(labels) & ~np.isin(labels, np.arange(width))]
+    if stray.size:
+        expected = f"a class index 0..{width - 1}" if kind == "multi_class" else "0 or 1"
+        msg = f"labels: expected {expected}, got {np.unique(stray)[:5].tolist()}"
+        raise ValueError(msg)
+    return kind

@@ -1,6 +1,6 @@
 """How near feature extraction comes to what decoding and encoding cost by themselves, and that its memory is constant.
 
-    python scripts/bench/feature_extraction.py [--encoder dinov2] [--variant vits14] [--images 96] [--repeats 3]
+    python scripts/bench/feature_extraction.py [--encoder dinov2] [--variant vits14] [--images 288] [--repeats 3]
     python scripts/bench/feature_extraction.py --memory            # peak memory of 500 and of 5,000 images
 
 The peer is the least that any program pays: the CPU seconds of a loop over the transform and of a loop over the
@@ -235,7 +235,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--encoder", default="dinov2", help="a classification model of the catalog")
     parser.add_argument("--variant", default="vits14")
-    parser.add_argument("--images", type=int, default=96)
+    parser.add_argument("--images", type=int, default=288)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--workers", type=int, default=0, help="processes that decode")
     parser.add_argument("--lanes", type=int, help="most batches at once; 1 = decoding waits for encoding")

@@ -1,6 +1,6 @@
 """How long metadata of 100,000 images takes to prepare, and how fast files are converted with one process and several.
 
-    python scripts/bench/preparation.py [--table Data_Entry_2017_v2020.csv.gz] [--arrays 2000] [--size 512] [--workers 1 2]
+    python scripts/bench/preparation.py [--table TABLE.csv.gz] [--arrays 2000] [--size 512] [--workers 1 2]
 
 Metadata: NIH ChestX-ray14, whose images are referenced. The images are empty files in a temporary folder, made before
 the clock runs. The table is the real one (112,120 rows) where it is given or already in the cache of the tests, else

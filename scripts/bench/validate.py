@@ -51,7 +51,7 @@ CARD: dict[str, Any] = {
     "attributes": {
         "sex": {"column": "Sex", "groups": {"female": ["Female"], "male": ["Male"]}, "missing": ["Unknown"]},
         "age": {"column": "Age", "bins": [0, 60, 200], "groups": ["lt60", "ge60"]},
-        "age4": {"column": "Age", "bins": [0, 20, 40, 60, 200], "groups": ["a0", "a20", "a40", "a60"]},
+        "age_bands": {"column": "Age", "bins": [0, 20, 40, 60, 200], "groups": ["a0", "a20", "a40", "a60"]},
         "race": {"column": "Race", "groups": {"white": ["White"], "black": ["Black"], "asian": ["Asian"]}},
         "view": {"column": "View", "groups": {"pa": ["PA"], "ap": ["AP"], "lateral": ["Lateral"]}},
     },

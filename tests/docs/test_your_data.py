@@ -37,10 +37,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("name", "truth", "attributes"),
     [
-        ("eyes", {"no_glaucoma", "glaucoma"}, {"sex", "age", "age4", "bmi", "site"}),
-        ("chest", {"negative", "positive"}, {"sex", "age", "age4", "ethnic_group", "site"}),
-        ("brains", {"control", "patient"}, {"sex", "age", "age4"}),
-        ("lesions", {"lesion"}, {"sex", "age", "age4"}),
+        ("eyes", {"no_glaucoma", "glaucoma"}, {"sex", "age", "age_bands", "bmi", "site"}),
+        ("chest", {"negative", "positive"}, {"sex", "age", "age_bands", "ethnic_group", "site"}),
+        ("brains", {"control", "patient"}, {"sex", "age", "age_bands"}),
+        ("lesions", {"lesion"}, {"sex", "age", "age_bands"}),
     ],
 )
 def test_the_examples_make_what_they_say(folder: Path, name: str, truth: set[str], attributes: set[str]) -> None:

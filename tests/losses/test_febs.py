@@ -46,7 +46,10 @@ def test_the_published_form_has_the_recorded_gradients_of_the_published_code(nam
 def test_the_published_form_has_the_recorded_losses_of_the_published_code(mixture):
     lambda_dice, lambda_ce = MIXTURES[mixture]
     mixed = {"lambda_dice": lambda_dice, "lambda_ce": lambda_ce, "published": True}
-    losses = [[loss_and_gradient(case, **options)[0] for options in (DICE, mixed)] for case in febs_cases.CASES.values()]
+    losses = [
+        [loss_and_gradient(case, **options)[0].item() for options in (DICE, mixed)]
+        for case in febs_cases.CASES.values()
+    ]
     compare({f"{mixture}/losses": torch.tensor(losses)})
 
 

@@ -109,7 +109,9 @@ def _attributes(rows: OwnRows, wishes: Wishes, problems: list[Problem]) -> tuple
         meanings = rows.meanings.get(name, {})
         found, line = attribute_entries(name, rows.table[name], wishes, meanings=meanings, problems=problems)
         problems += [
-            Problem("attribute_name", f"attribute {twice!r} stands twice: `age` makes `age4` too; choose another name")
+            Problem(
+                "attribute_name", f"attribute {twice!r} stands twice: `age` makes `age_bands` too; choose another name"
+            )
             for twice in found
             if twice in entries
         ]

@@ -75,7 +75,7 @@ def _ages(name: str, values: Sequence[str], missing: Sequence[str]) -> Found:
     _refuse_texts(values, what="an age in years")
     entries = ages(name, missing=missing)
     if name != "age":
-        entries = {name: entries["age"], f"{name}4": entries["age4"]}
+        entries = {name: entries["age"], f"{name}4": entries["age_bands"]}
     groups = "; ".join(f"{key}: {', '.join(entry['groups'])}" for key, entry in entries.items())
     return entries, f"{_range([years(value) or 0.0 for value in values])}; {groups}"
 

@@ -16,7 +16,7 @@ def sex(column: str, *, female: Sequence[str], male: Sequence[str], missing: Seq
 
 
 def ages(column: str, *, missing: Sequence[str] = (), cut: float = 60) -> dict[str, Any]:
-    """The entries ``age`` (two bands, the cut itself counts as old) and ``age4`` (four bands), in years.
+    """The entries ``age`` (two bands, the cut itself counts as old) and ``age_bands`` (four bands), in years.
 
     Args:
         column: column with ages in years, or DICOM ages such as ``063Y``.
@@ -31,7 +31,7 @@ def ages(column: str, *, missing: Sequence[str] = (), cut: float = 60) -> dict[s
             "missing": list(missing),
             "title": "Age",
         },
-        "age4": age_bands("age4", column, (40, 60, 75), missing=missing)["age4"],
+        "age_bands": age_bands("age_bands", column, (40, 60, 75), missing=missing)["age_bands"],
     }
 
 

@@ -47,7 +47,7 @@ def overview(datasets: Iterable[PublicDataset], folder: str = "") -> str:
     lines = ["| dataset | task | images | size | attributes |", "|---|---|---|---|---|"]
     for dataset in datasets:
         card = dataset.full_card(dataset.choose())
-        attributes = ", ".join(name for name in card["attributes"] if name != "age4")
+        attributes = ", ".join(name for name in card["attributes"] if name != "age_bands")
         kind = f"{card['modality']}, {card['spatial_dims']}D"
         link = f"[{dataset.title}]({folder}{dataset.name}.md)"
         lines.append(f"| {link} | {card['task']} | {kind} | {dataset.size} | {attributes} |")

@@ -170,7 +170,7 @@ def _attributes(choice: Choice) -> dict[str, Any]:
     if choice.protocol == FAIRMEDFM:
         age = published_age("Age")
     else:
-        age = {**ages("Age", cut=CUT), **age_bands("age4", "Age", (65, 75, 85))}
+        age = {**ages("Age", cut=CUT), **age_bands("age_bands", "Age", (65, 75, 85))}
     return {**sex("Sex", female=["F"], male=["M"]), **age}
 
 

@@ -141,7 +141,7 @@ def _attributes(choice: Choice) -> dict[str, Any]:
     if choice.protocol == "fairseg":
         other = [raw for group, raws in harvard.MARITAL_STATUS.items() if group != "partnered" for raw in raws]
         status = {"partnered": harvard.MARITAL_STATUS["partnered"], "other": other}
-        del attributes["age4"]
+        del attributes["age_bands"]
         attributes |= grouped(
             "marital_status", "maritalstatus", status, missing=harvard.UNKNOWN, title="Marital status"
         )

@@ -140,7 +140,7 @@ def test_sex_is_known_by_a_table_of_spellings_only() -> None:
 
 def test_age_has_bands_at_60_unless_others_are_asked_for() -> None:
     entries = attribute(["59", "60", "063Y", "155", ""], "age")
-    assert list(entries) == ["age", "age4"]
+    assert list(entries) == ["age", "age_bands"]
     card = Card.from_dict(drafted(attributes={"age": ["59", "60", "155", ""]}).card)
     assert [group_of(card.attributes["age"], raw) for raw in ("59", "60", "155", "")] == [
         "lt60",

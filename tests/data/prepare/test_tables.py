@@ -56,6 +56,7 @@ def test_missing_columns_are_told_together(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content"),
     [("t.xlsx", b"PK\x03\x04 cut off"), ("t.csv.gz", gzip.compress(TEXT.encode())[:20]), ("t.csv", b"")],
+    ids=["excel", "gzip", "empty"],
 )
 def test_damaged_tables(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)

@@ -31,7 +31,7 @@ def test_prepares_validates_and_evaluates(raw: Path, tmp_path: Path, tracking_ur
     assert (table["sex"] == truth["Patient Gender"].map({"F": "female", "M": "male"})).all()
     years = truth["Patient Age"].map({"018M": 1.5}).fillna(truth["Patient Age"].str[:3].astype(int))
     assert (table["age"] == np.where(years >= 60, "ge60", "lt60")).all()
-    assert (table.loc[truth["Patient Age"] == "100Y", "age4"] == "ge75").all()
+    assert (table.loc[truth["Patient Age"] == "100Y", "age_bands"] == "ge75").all()
     assert (info.window, info.spatial_dims, info.table["patient_id"].nunique()) == ("lung", 3, 30)
     subgroups = evaluate(info, tmp_path, tracking_uri, slices=2)
     assert {"female", "female__ge60"} <= set(subgroups["group"])

@@ -75,7 +75,7 @@ def test_the_older_release_is_recognised(raw: Path, tmp_path: Path) -> None:
     assert any("ages are days" in line for line in result.summary)
     assert any("split by seed" in line for line in result.summary)
     both = [info.table.set_index("case_id").sort_index() for info in (older, present)]
-    for name in ("sex", "race", "ethnicity", "language", "marital_status", "age4"):
+    for name in ("sex", "race", "ethnicity", "language", "marital_status", "age_bands"):
         assert (both[0][name] == both[1][name]).all(), name
     for case in both[0].index[:4]:
         masks = [

@@ -60,7 +60,7 @@ def test_copies_of_the_release_give_the_same_cases(raw: Path, tmp_path: Path) ->
     copies, result = prepared("ham10000", tmp_path / "copies", tmp_path / "out")
     letters, _ = prepared("ham10000", tmp_path / "letters", tmp_path / "other")
     for info in (copies, letters):
-        columns = ["case_id", "patient_id", "sex", "age", "age4", "label", "split"]
+        columns = ["case_id", "patient_id", "sex", "age", "age_bands", "label", "split"]
         pd.testing.assert_frame_equal(info.table[columns], ours.table[columns])
     assert set(copies.table["site"]) == {"unknown"}
     assert "without the source" in result.summary[0]

@@ -112,8 +112,8 @@ def test_the_real_table_has_the_published_counts(tmp_path: Path) -> None:
     assert {name: found["fourteen_labels"][f"class/{name}"] for name in PUBLISHED_FINDINGS} == PUBLISHED_FINDINGS
     ages = _ages(real)
     assert (min(ages), max(ages)) == (0, 95)
-    edges = {"age/lt60": (0, 60), "age/ge60": (60, 96), "age4/lt40": (0, 40), "age4/40-59": (40, 60)}
-    edges |= {"age4/60-74": (60, 75), "age4/ge75": (75, 96), "age/unknown": (96, 1000)}
+    edges = {"age/lt60": (0, 60), "age/ge60": (60, 96), "age_bands/lt40": (0, 40), "age_bands/40-59": (40, 60)}
+    edges |= {"age_bands/60-74": (60, 75), "age_bands/ge75": (75, 96), "age/unknown": (96, 1000)}
     for name, (low, high) in edges.items():
         assert binary[name] == sum(number for age, number in ages.items() if low <= age < high), name
 

@@ -55,7 +55,7 @@ def test_the_prepared_pictures_give_the_same_cases(raw: Path, tmp_path: Path) ->
     ours, _ = prepared("tusc", raw, tmp_path / "ours")
     theirs, result = prepared("tusc", tmp_path / "pictures", tmp_path / "theirs")
     both = [info.table.set_index("case_id").sort_index() for info in (ours, theirs)]
-    columns = ["patient_id", "sex", "age", "age4"]
+    columns = ["patient_id", "sex", "age", "age_bands"]
     pd.testing.assert_frame_equal(both[0][columns], both[1][columns])
     assert set(both[1]["ti_rads"]) == {"unknown"}
     assert both[1]["image"].str.startswith("source/image/").all()
