@@ -26,6 +26,17 @@ def short_reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
+def check_axes(image: Any, spatial_dims: int) -> None:
+    """Refuse an image (C, spatial...) that is a volume among pictures, or a picture among volumes.
+
+    Raises:
+        ValueError: it has another number of spatial axes.
+    """
+    if image.ndim - 1 != spatial_dims:
+        msg = f"the image has {image.ndim - 1} spatial axes, but `spatial_dims` of the card is {spatial_dims}"
+        raise ValueError(msg)
+
+
 class CaseDataset(Dataset):
     """MONAI's ``Dataset``, except that a case that cannot be read does not end the run.
 
@@ -35,10 +46,18 @@ class CaseDataset(Dataset):
     Args:
         data: cases as `DatasetInfo.cases` gives them.
         transform: called on a copy of each case.
+        spatial_dims: number of spatial axes that every image must have after the transform; None = any.
     """
 
-    def __init__(self, data: Sequence[Mapping[str, Any]], transform: Callable[[Any], Any] | None = None) -> None:
+    def __init__(
+        self,
+        data: Sequence[Mapping[str, Any]],
+        transform: Callable[[Any], Any] | None = None,
+        *,
+        spatial_dims: int | None = None,
+    ) -> None:
         super().__init__(data=data, transform=transform)
+        self.spatial_dims = spatial_dims
 
     def _transform(self, index: int) -> dict[str, Any]:
         if not -len(self.data) <= index < len(self.data):
@@ -49,6 +68,8 @@ class CaseDataset(Dataset):
             case = self.data[(index + step) % len(self.data)]
             try:
                 item = super()._transform((index + step) % len(self.data))
+                if self.spatial_dims is not None:
+                    check_axes(item["image"], self.spatial_dims)
             except Exception as error:  # a file can be broken in any way
                 failed = failed or f"{case_name(case)}: {short_reason(error)}"
                 if step == 0:

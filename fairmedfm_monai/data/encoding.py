@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from fairmedfm_monai.data.cases import short_reason
+from fairmedfm_monai.data.cases import check_axes, short_reason
 from fairmedfm_monai.data.feature_store import FeatureStore, joint_key
 
 MAX_LANES = 4  # batches in work at once; each needs the encoder's memory for a batch
@@ -31,9 +31,12 @@ Encoded = dict[int, "dict[str, np.ndarray] | str"]  # index -> encodings of one 
 class Images(Dataset):
     """Image paths behind the transform: the tensor, or the reason why there is none."""
 
-    def __init__(self, paths: Sequence[Any], transform: Callable[[Any], Any] | None) -> None:
+    def __init__(
+        self, paths: Sequence[Any], transform: Callable[[Any], Any] | None, *, spatial_dims: int | None = None
+    ) -> None:
         self.paths = paths
         self.transform = transform
+        self.spatial_dims = spatial_dims
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -43,6 +46,8 @@ class Images(Dataset):
         try:
             item = {"image": self.paths[index]}
             image = (self.transform(item) if self.transform else item)["image"]
+            if self.spatial_dims is not None:
+                check_axes(image, self.spatial_dims)
             return index, torch.as_tensor(np.asarray(image), dtype=torch.float32)
         except Exception as error:  # a file can be broken in any way
             return index, short_reason(error)
@@ -160,7 +165,7 @@ def fill(
     def work(batch: list[Any]) -> Encoded:
         if num_workers == 0:
             if not hasattr(own, "images"):  # a transform need not bear being called by two threads
-                own.images = Images(images.paths, copy.deepcopy(images.transform)) if lanes > 1 else images
+                own.images = copy.deepcopy(images) if lanes > 1 else images
             batch = [own.images[index] for index in batch]
         return encode_decoded(batch, encode)
 

@@ -55,6 +55,7 @@ class FeatureDataset(Dataset):
             every usage of an encoder shares one pass.
         amp: compute in bfloat16 and in the channels-last layout. Faster where the device has bfloat16 arithmetic;
             features are then off by up to about 1 % of the largest, and cached apart from the others.
+        spatial_dims: number of spatial axes that every image must have after the transform; None = any.
 
     Raises:
         ValueError: a transform that holds something random.
@@ -72,6 +73,7 @@ class FeatureDataset(Dataset):
         num_workers: int = 0,
         feature: str = "features",
         amp: bool = False,
+        spatial_dims: int | None = None,
     ) -> None:
         super().__init__(data=data, transform=None)
         _refuse_random(transform)
@@ -83,6 +85,7 @@ class FeatureDataset(Dataset):
         self.num_workers = num_workers
         self.feature = feature
         self.amp = amp
+        self.spatial_dims = spatial_dims
         self.failed: dict[str, str] = {}  # case id -> reason
         self._rows: np.ndarray | None = None  # row of each case in the view, -1 where it failed
         self._view: Path | None = None
@@ -136,7 +139,7 @@ class FeatureDataset(Dataset):
         """Encode missing images, leaving to other processes what they are at; return the failures."""
         store.refresh()
         shards = Shards(store, keys, size=SHARD_SIZE, batch_size=self.batch_size)
-        images = Images(paths, self.image_transform)
+        images = Images(paths, self.image_transform, spatial_dims=self.spatial_dims)
         encoder = self._usable_encoder()
         training = encoder.training
         encoder.to(self.device).eval()

@@ -80,3 +80,12 @@ def test_nothing_readable_is_an_error(root: Path) -> None:
 def test_cases_of_other_tools(root: Path) -> None:
     item = CaseDataset([{"image": str(root / "images/c00.png")}], LOAD)[0]
     assert item["failed"] == ""
+
+
+def test_a_volume_among_pictures_gets_a_stand_in(root: Path) -> None:
+    cases = load_dataset(root).cases("test")
+    nibabel.save(nibabel.Nifti1Image(np.zeros((24, 16, 1), np.float32), np.eye(4)), root / "volume.nii.gz")
+    cases[1] = {**cases[1], "image": str(root / "volume.nii.gz")}
+    items = list(CaseDataset(cases, LOAD, spatial_dims=2))
+    assert [bool(item["failed"]) for item in items] == [False, True, False, False]
+    assert "3 spatial axes, but `spatial_dims` of the card is 2" in items[1]["failed"]

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -424,3 +425,14 @@ def test_encoder_key_sees_every_weight(log: Path) -> None:
         second.conv.bias[5] += 1e-7
     assert encoder_key(first) != encoder_key(second)
     assert encoder_key(Encoder(log).bfloat16()) != encoder_key(first)
+
+
+def test_a_volume_among_pictures_is_a_failed_case(make: Make, cases: list[dict[str, Any]], tmp_path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Image(np.zeros((20, 24, 3), np.float32), np.eye(4)), tmp_path / "volume.nii.gz")
+    cases[4]["image"] = str(tmp_path / "volume.nii.gz")
+    load = LoadImaged("image", reader="fairmedfm_monai.transforms.CaseReader", ensure_channel_first=True)
+    dataset = make(cases, transform=load, spatial_dims=2)
+    dataset.encode()
+    assert list(dataset.failed) == ["c04"]
+    assert "3 spatial axes" in dataset.failed["c04"]
+    assert dataset[4]["failed"].startswith("c04: ")

@@ -71,7 +71,7 @@ def test_independent_labels_count_those_that_have_them() -> None:
 )
 def test_attributes_that_there_are_not_are_refused(info: DatasetInfo, attributes: object, expected: str) -> None:
     with pytest.raises(ValueError, match=expected):
-        GroupCoder(info, attributes)  # type: ignore[arg-type]
+        GroupCoder(info, attributes)
 
 
 def test_a_dataset_without_attributes_and_a_strange_group_are_refused(info: DatasetInfo) -> None:

@@ -15,7 +15,7 @@ from fairmedfm_monai.data.dataset import DatasetInfo
 from fairmedfm_monai.mitigation import make_method
 from fairmedfm_monai.mitigation.heads import head_of, last_linear
 from fairmedfm_monai.networks.encoders.demo_clip import DemoCLIP
-from fairmedfm_monai.usages import FullFinetune, LinearProbe, MLPProbe, MergedState, Prototypes, add_lora
+from fairmedfm_monai.usages import FullFinetune, LinearProbe, MergedState, MLPProbe, Prototypes, add_lora
 from fairmedfm_monai.usages.slice_pooling import SlicePooling
 
 BASE = nn.CrossEntropyLoss()
@@ -87,7 +87,7 @@ def test_the_auditor_trains_by_its_own_optimizer_and_skips_what_is_not_finite(in
     backward(8.0)
     expected = [parameter.grad.clone() / 8 for parameter in loss.parameters()]
     seen: list[torch.Tensor] = []
-    method._optimizer.register_step_pre_hook(  # type: ignore[attr-defined]
+    method._optimizer.register_step_pre_hook(
         lambda optimizer, *_: seen.extend(p.grad.clone() for p in optimizer.param_groups[0]["params"])
     )
     method.step(8.0)

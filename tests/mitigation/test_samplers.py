@@ -99,4 +99,4 @@ def test_monai_sets_the_epoch() -> None:
 )
 def test_bad_arguments_are_refused(arguments: dict[str, object], expected: str) -> None:
     with pytest.raises(ValueError, match=expected):
-        GroupSampler(**arguments)  # type: ignore[arg-type]
+        GroupSampler(**arguments)

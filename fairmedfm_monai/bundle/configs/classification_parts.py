@@ -237,8 +237,11 @@ def dataset(usage: str, cases: str, transform: str) -> Config:
             "batch_size": "$1 if @spatial_dims == 3 else 32",
             "device": "@device",
             "num_workers": "@num_workers",
+            "amp": "@amp",
+            "spatial_dims": "@spatial_dims",
         }
-    return {"_target_": "fairmedfm_monai.data.CaseDataset", "data": cases, "transform": transform}
+    target = "fairmedfm_monai.data.CaseDataset"
+    return {"_target_": target, "data": cases, "transform": transform, "spatial_dims": "@spatial_dims"}
 
 
 def probabilities() -> Config:
