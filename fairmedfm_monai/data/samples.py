@@ -40,8 +40,8 @@ class SampleDataset(Dataset):
     epochs each case's samples are gone through in a seeded order, every one once before any comes again.
 
     An item holds ``image`` (C, *size) float32, ``label`` (1, *size) uint8 with 0 = background and 1, 2, ... = the
-    labels in their order, ``case_id``, ``sample`` (its number in the case) and ``epoch``; it then goes through
-    `transform`.
+    labels in their order, ``case_id``, the case's ``attributes``, ``sample`` (its number in the case) and ``epoch``; it
+    then goes through `transform`.
     A case that cannot be read, or holds no label, is logged and replaced by the next that can.
 
     Args:
@@ -88,6 +88,11 @@ class SampleDataset(Dataset):
 
     def __len__(self) -> int:
         return len(self.data) * self.samples_per_case
+
+    @property
+    def item_cases(self) -> list[Mapping[str, Any]]:
+        """The case of each place of an epoch, for samplers; one without samples stands for itself all the same."""
+        return [case for case in self.data for _ in range(self.samples_per_case)]
 
     def start_epoch(self, engine: Any) -> None:
         """Handler of an engine's ``EPOCH_STARTED``: draw the samples of that epoch, also after a resumed training."""
@@ -143,6 +148,7 @@ class SampleDataset(Dataset):
         item = {
             **self._item(case, sample),
             "case_id": case_name(self.data[case]),
+            "attributes": dict(self.data[case].get("attributes", {})),
             "sample": sample,
             "epoch": self.epoch,
         }

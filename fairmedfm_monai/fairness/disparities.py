@@ -23,6 +23,8 @@ NAMED = {"equal_opportunity": "sensitivity", "demographic_parity": "selection_ra
 ODDS_METRIC = "sensitivity_specificity"
 ODDS_STATISTICS = ("equalized_odds_difference", "equalized_odds_mean_difference", "equalized_odds_score")
 EQUITY_SCALED = ("es_sum", "es_std", "es_std_sample")
+DISTANCE = "dto"
+"""Distance to the optimum: the only statistic that needs every group that has cases."""
 
 
 def spread(values: FloatArray) -> FloatArray:
@@ -40,6 +42,17 @@ def skewness(values: FloatArray) -> FloatArray:
     """``(1 - min) / (1 - max)`` (FairMedFM, Jin et al. 2024; 1 is fair); NaN when the best group is perfect."""
     rest = 1 - np.max(values, axis=-1)
     return np.divide(1 - np.min(values, axis=-1), rest, out=np.full(np.shape(rest), np.nan), where=rest > 0)
+
+
+def distance_to_optimum(values: FloatArray) -> FloatArray:
+    """``sqrt(sum over groups of (1 - value)^2)``, from 0 (every group perfect) to ``sqrt(G)``.
+
+    The point (1, ..., 1) is the optimum of any metric with the range [0, 1] of which more is better. Nothing is
+    normalised, so that an epoch or a run has its distance by itself: neither by the number of groups, nor by the best
+    value per group among all candidates as in MEDFAIR (Zong et al. 2023), where a value depends on what it is compared
+    with. Distances of attributes with different numbers of groups are not comparable.
+    """
+    return np.sqrt(np.square(1 - values).sum(axis=-1))
 
 
 def equity_penalty(values: FloatArray, overall: FloatArray, variant: str) -> FloatArray:
@@ -64,7 +77,8 @@ def statistic(name: str, values: FloatArray, overall: FloatArray, metric: Metric
         return np.min(values, axis=-1) if metric.higher_is_better else np.max(values, axis=-1)
     if name in EQUITY_SCALED:
         return overall / (1 + equity_penalty(values, overall, name))
-    return {"ratio": least_ratio, "skewness": skewness}.get(name, lambda v: np.std(v, axis=-1))(values)
+    of_values = {"ratio": least_ratio, "skewness": skewness, DISTANCE: distance_to_optimum}
+    return of_values.get(name, lambda v: np.std(v, axis=-1))(values)
 
 
 def statistics_of(metric: Metric) -> list[str]:
@@ -74,7 +88,7 @@ def statistics_of(metric: Metric) -> list[str]:
         names.append("worst")
     names += ["ratio", "sd"]
     if metric.scaled:
-        names += ["skewness", *EQUITY_SCALED]
+        names += ["skewness", *EQUITY_SCALED, DISTANCE]
     return names + [name for name, of in NAMED.items() if of == metric.name]
 
 
@@ -186,6 +200,10 @@ class Region:
         ends = np.where(splits, self.high[order], self.low[order])
         return least, float(np.std(ends, axis=1).max())
 
+    def distance_to_optimum(self) -> tuple[float, float]:
+        """Least and largest distance within the box: at its upper and at its lower corner."""
+        return float(distance_to_optimum(self.high)), float(distance_to_optimum(self.low))
+
     def equity_penalty(self, variant: str, overall: float) -> tuple[float, float]:
         """Least and largest penalty of equity scaling, the overall value held."""
         if variant == "es_sum":
@@ -203,10 +221,9 @@ class Region:
         if name in {"gap", *NAMED}:
             least, most = self.gap()
             return least, min(most, metric.upper)
-        if name == "worst":
-            return self.worst(metric)
-        if name == "sd":
-            return self.sd()
+        of_groups = {"worst": lambda: self.worst(metric), "sd": self.sd, DISTANCE: self.distance_to_optimum}
+        if name in of_groups:
+            return of_groups[name]()
         if name in EQUITY_SCALED:
             least, most = self.equity_penalty(name, overall)
             return overall_ends[0] / (1 + most), overall_ends[1] / (1 + least)

@@ -30,7 +30,7 @@ INTERVALS = {
     "bce and distances": "clustered variance, Student, log scale",
     "auprc, ece, sensitivity_at_specificity_90, medians": "percentile bootstrap of patients",
     "gap and named criteria": "all pairs at once (Sidak), each difference by MOVER from the groups' intervals",
-    "worst, ratio, sd, skewness, es_*": "range over the joint region of the groups' intervals (Sidak)",
+    "worst, ratio, sd, skewness, es_*, dto": "range over the joint region of the groups' intervals (Sidak)",
 }
 
 
@@ -224,6 +224,11 @@ class Between:
                 usable.append(group)
         return usable, f"without {', '.join(without)}" if without else ""
 
+    def _unmeasured(self, usable: Sequence[int]) -> bool:
+        """Whether a group has cases (failed ones too) but no value; one without any case is no group of this split."""
+        members = np.bincount(self.grouping.codes[self.grouping.codes >= 0], minlength=len(self.grouping.groups))
+        return bool(np.delete(members, list(usable)).any())
+
     def _region(self, index: int, usable: Sequence[int], *, level: float = LEVEL) -> dis.Region | None:
         spreads = [spread for group in usable if (spread := self.estimates[group].spreads[index]) is not None]
         return dis.Region.of(spreads, level=level) if len(spreads) == len(usable) else None
@@ -254,6 +259,8 @@ class Between:
                 region=region,
                 null=null if metric.interval != "none" else null[:0],
             )
+            if statistic == dis.DISTANCE and self._unmeasured(usable):
+                cell = dis.Disparity(reason="every group with cases must have a value")
             cell.reason = "; ".join(part for part in (cell.reason, without) if part)
             rows.append(_disparity_row(name, statistic, cell))
         return rows

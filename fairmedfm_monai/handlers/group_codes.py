@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from ignite.engine import Engine, Events
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class GroupCodes:
     def iteration_completed(self, engine: Engine) -> None:
         """Look at the loss, then let the method train what is its own."""
         output: Any = engine.state.output
-        loss = float((output[0] if isinstance(output, list) else output)["loss"])
+        loss = torch.as_tensor((output[0] if isinstance(output, list) else output)["loss"]).item()
         if not math.isfinite(loss):
             self._stop(engine, loss)
         scaler = getattr(engine, "scaler", None)

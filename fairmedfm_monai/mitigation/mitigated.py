@@ -157,7 +157,8 @@ def _notes(fitted: Postprocess) -> list[str]:
     ]
     if fitted.rule.RANDOM:
         notes.append(
-            f"{fitted.name}: cases between thresholds are decided at random, by case id and seed {fitted.seed}"
+            f"{fitted.name}: where a group has several thresholds each case got one of them at random, once, by its id "
+            f"and seed {fitted.seed}"
         )
     for label, part in fitted.parts.items():
         where = f"{fitted.name}{f', {label}' if label else ''}"

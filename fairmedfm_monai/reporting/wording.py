@@ -79,6 +79,7 @@ STATISTICS = {
     "es_sum": "Equity-scaled (sum of deviations)",
     "es_std": "Equity-scaled (SD)",
     "es_std_sample": "Equity-scaled (sample SD)",
+    "dto": "Distance to optimum (all groups perfect = 0)",
     "equal_opportunity": "Equal opportunity (sensitivity gap)",
     "demographic_parity": "Demographic parity (selection gap)",
     "predictive_parity": "Predictive parity (PPV gap)",

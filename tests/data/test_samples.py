@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import DataLoader
-from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, PadListDataCollate
 from torch import nn
 
 from fairmedfm_monai.data import EmbeddedSamples, SampleDataset, SliceCutter
@@ -67,6 +67,15 @@ class TestSamples:
             found.start_epoch(SimpleNamespace(state=SimpleNamespace(epoch=epoch)))
             seen += [found[place]["sample"] for place in (2, 3)]  # the two places of the second case
         assert sorted(seen[:4]) == [0, 1, 2, 3] == sorted(seen[4:])
+
+    def test_each_place_tells_its_case_and_its_attributes(self, cases: list[dict[str, Any]], tmp_path: Path) -> None:
+        for case, sex in zip(cases, ("female", "male", "unknown"), strict=True):
+            case["attributes"] = {"sex": sex}
+        found = dataset(cases, tmp_path / "cache", samples_per_case=2)
+        found.prepare()
+        assert [case["case_id"] for case in found.item_cases] == [found[place]["case_id"] for place in range(6)]
+        batch = next(iter(DataLoader(found, batch_size=6, collate_fn=PadListDataCollate())))
+        assert batch["attributes"] == {"sex": ["female"] * 2 + ["male"] * 2 + ["unknown"] * 2}
 
     def test_workers_see_the_epoch_and_change_nothing(self, cases: list[dict[str, Any]], tmp_path: Path) -> None:
         found = dataset(

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from fairlearn import metrics as fl
+from fairmedfm import metrics as fm_metrics
 from sklearn.metrics import precision_score, roc_auc_score
 
 from fairmedfm_monai.fairness import evaluate_classification, evaluate_segmentation
@@ -61,7 +62,7 @@ def test_matches_fairlearn(scores):
 def test_matches_the_fairmedfm_package(scores):
     y, score, group = scores
     # FairMedFM calls a case positive when its score is above the best-F1 threshold; ours may be equal to it.
-    point = np.nextafter(fm.metrics.find_threshold(score, y), 2)
+    point = np.nextafter(fm_metrics.find_threshold(score, y), 2)
     report = evaluate_classification(y, score, attributes={"g": group}, operating_point=point, n_bootstrap=0)
     expected = fm.evaluate(y, score, {"g": group}).summary.loc["g"]
     for column, (metric, name) in {

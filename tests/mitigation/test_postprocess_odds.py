@@ -66,6 +66,12 @@ def gaps(called: pd.Series, cases: pd.DataFrame) -> np.ndarray:
 def test_chances_are_those_of_fairlearn(objective, decimals):
     cases, other = scored(decimals=decimals), scored(seed=1, decimals=decimals)
     theirs = fairlearn_fit(cases, objective)
+    # Scores on fairlearn's own thresholds too, where `>` and `>=` differ.
+    mixtures = theirs.interpolated_thresholder_.interpolation_dict.items()
+    edges = [(group, mixture[f"operation{i}"].threshold) for group, mixture in mixtures for i in (0, 1)]
+    other = pd.concat(
+        [other, pd.DataFrame([edge for edge in edges if np.isfinite(edge[1])], columns=["group", "score"])]
+    )
     expected = theirs._pmf_predict(other[["score"]], sensitive_features=other["group"])[:, 1]
     mine = chances(fit(cases, options={"objective": objective}), other)
     np.testing.assert_allclose(mine, expected, atol=1e-12)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fairmedfm_monai.bundle.configs import classification_parts as parts
+from fairmedfm_monai.bundle.configs import mitigation
 from fairmedfm_monai.bundle.configs.common import Config
 from fairmedfm_monai.catalog import Row
 
@@ -55,25 +56,6 @@ def _probe_shape(row: Row) -> Config:
     return {"probe_shape": f"$[1, @input_spec['channels'], {size}, {size}] + [2] * (@spatial_dims == 3)"}
 
 
-def mitigation() -> Config:
-    """Overridable keys of how groups are treated; the first attribute's groups where none is named."""
-    return {"mitigation": "erm", "mitigation_attributes": None, "mitigation_options": {}}
-
-
-def method() -> Config:
-    """The mitigation method: it may change the head, the loss, and how cases are drawn; ``erm`` changes nothing."""
-    return {
-        "method": {
-            "_target_": "fairmedfm_monai.mitigation.make_method",
-            "name": "@mitigation",
-            "dataset": "@dataset_info",
-            "attributes": "@mitigation_attributes",
-            "options": "@mitigation_options",
-            "seed": "@seed",
-        }
-    }
-
-
 def losses() -> Config:
     """Cross-entropy, or one binary cross-entropy per label where the card says that labels are independent."""
     return {
@@ -82,7 +64,7 @@ def losses() -> Config:
             "independent": {"_target_": "torch.nn.BCEWithLogitsLoss"},
         },
         "plain_loss": "$@losses['independent' if @multi_label else 'exclusive']",
-        "loss": "$@method.loss(@plain_loss, network=@network, device=@device)",
+        "loss": mitigation.LOSS,
     }
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from fairmedfm_monai.bundle.configs import classification_parts as parts
 from fairmedfm_monai.bundle.configs import classification_recipes as recipes
-from fairmedfm_monai.bundle.configs import common
+from fairmedfm_monai.bundle.configs import common, mitigation
 from fairmedfm_monai.bundle.configs.common import CHECK, SEED, Config
 from fairmedfm_monai.catalog import Row
 
@@ -31,12 +31,12 @@ def train(row: Row, usage: str) -> Config:
         "select_by": "val/auc",
         "resume": None,
         **recipes.settings(row, usage),
-        **recipes.mitigation(),
+        **mitigation.settings(),
         "log_cases": False,
         **_machine(row, usage),
-        **common.tracking(row, usage, "train", mitigation="$@method.text"),
+        **common.tracking(row, usage, "train", mitigation=mitigation.TAG),
         **common.dataset_info(),
-        **recipes.method(),
+        **mitigation.method(),
         **parts.modality(row),
         "classes": "$@dataset_info.prompts" if usage in parts.TEXTUAL else "$@dataset_info.classes",
         **parts.chosen_settings(row, usage),
@@ -83,10 +83,7 @@ def multi_gpu_train(row: Row, usage: str) -> Config:
         **({"network_local": recipes.adapted()} if usage == "lora" else {}),
         "network": common.data_parallel(local),
         **(recipes.model_state(usage, peft="@network_local") if usage == "lora" else {}),
-        # Where the method does not draw itself, which then goes over all processes.
-        "train#dealt": common.sampler("@train#dataset", shuffle=True),
-        "train#dataloader#sampler": "$@train#sampler or @train#dealt",
-        "train#dataloader#shuffle": False,
+        **mitigation.distributed_sampling(),
         "validate#sampler": common.sampler("@validate#dataset", shuffle=False),
         "validate#dataloader#sampler": "@validate#sampler",
         "initialize": [*common.distributed_start(), *parts.check_volumes(row), PROGRESS],
@@ -114,7 +111,7 @@ def _written_info(row: Row, usage: str) -> Config:
         "dataset": "$@dataset_info.name",
         "seed": "@seed",
         "settings": "@settings",
-        "mitigation": "$@method.describe()",
+        "mitigation": mitigation.INFO,
     }
 
 
@@ -122,7 +119,7 @@ def _train_section(row: Row, usage: str) -> Config:
     loss = {"tag_name": "train_loss", "output_transform": "$monai.handlers.from_engine(['loss'], first=True)"}
     solver = usage == "linear_probe"
     whole = ", whole_set=@solver == 'lbfgs'" if solver else ""
-    loader = common.dataloader("@train#dataset", sampler="@train#sampler", shuffle="$@train#sampler is None")
+    loader = common.dataloader("@train#dataset", sampler="@train#sampler", shuffle=mitigation.NOT_DRAWN)
     return {
         "preprocessing": parts.preprocessing(row),
         "dataset": parts.dataset(usage, "$@dataset_info.cases('train')", "@train#preprocessing"),
@@ -132,12 +129,7 @@ def _train_section(row: Row, usage: str) -> Config:
         "inferer": {"_target_": "SimpleInferer"},
         "handlers": [
             *recipes.no_label_loader(usage),
-            {
-                "_target_": "fairmedfm_monai.handlers.GroupCodes",
-                "method": "@method",
-                "folder": "@ckpt_dir",
-                "log_cases": "@log_cases",
-            },
+            mitigation.codes_handler(),
             recipes.schedule(usage),
             {
                 "_target_": "ValidationHandler",

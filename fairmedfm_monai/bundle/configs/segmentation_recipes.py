@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fairmedfm_monai.bundle.configs import mitigation
 from fairmedfm_monai.bundle.configs import segmentation_samples as parts
 from fairmedfm_monai.bundle.configs.common import Config
 from fairmedfm_monai.catalog import Row
@@ -22,7 +23,11 @@ _LORA = {
 
 
 def loss(usage: str) -> Config:
-    """Dice + cross-entropy: one object against the rest (MedSAM), or all classes, 0.8 to 0.2 (SAMed)."""
+    """Dice + cross-entropy: one object against the rest (MedSAM), or all classes, 0.8 to 0.2 (SAMed); by the method."""
+    return {"plain_loss": _plain_loss(usage), "loss": mitigation.LOSS}
+
+
+def _plain_loss(usage: str) -> Config:
     if usage == parts.PROMPT_FREE:
         return {
             "_target_": "DiceCELoss",
@@ -34,6 +39,17 @@ def loss(usage: str) -> Config:
             "lambda_ce": 0.2,
         }
     return {"_target_": "DiceCELoss", "sigmoid": True, "squared_pred": True}
+
+
+def model_state(usage: str) -> Any:
+    """What becomes model.pt: the plain model, LoRA merged."""
+    if usage not in parts.ADAPTED:
+        return "@network_def"
+    return {
+        "_target_": "fairmedfm_monai.usages.MergedState",
+        "model": "@adapted",
+        "adapter": "$@ckpt_dir + '/adapter.safetensors'",
+    }
 
 
 def schedule(usage: str) -> Config:

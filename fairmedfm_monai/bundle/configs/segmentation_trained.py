@@ -79,7 +79,7 @@ def _trained(row: Row, usage: str, config: Config, *, stage: str) -> Config:
     return {
         "imports": [*kept, *names],
         "dataset_dir": training.training_data(row),
-        **common.tracking(row, usage, stage, **_INFO),
+        **common.tracking(row, usage, stage, mitigation="$@model_info.mitigated", **_INFO),
         **({"experiment_name": config["experiment_name"]} if stage == "inference" else {}),
         "model_info": {
             "_target_": "fairmedfm_monai.bundle.read_model_info",

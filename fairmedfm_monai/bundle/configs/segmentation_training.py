@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fairmedfm_monai.bundle.configs import common, segmentation
+from fairmedfm_monai.bundle.configs import common, mitigation, segmentation
 from fairmedfm_monai.bundle.configs import segmentation_recipes as recipes
 from fairmedfm_monai.bundle.configs import segmentation_samples as parts
 from fairmedfm_monai.bundle.configs.common import CHECK, SEED, Config
@@ -32,9 +32,12 @@ def train(row: Row, usage: str) -> Config:
         **_samples(row, usage),
         **recipes.lora_settings(row, usage),
         **_going_through(row, usage),
+        **mitigation.settings(),
+        "log_cases": False,
         **common.machine(batch_size=recipe["batch_size"]),
-        **common.tracking(row, usage, "train"),
+        **common.tracking(row, usage, "train", mitigation=mitigation.TAG),
         **common.dataset_info(),
+        **mitigation.method(),
         "modality": "$@dataset_info.modality",
         "window": "$@dataset_info.window",
         "labels": "$@dataset_info.labels",
@@ -42,8 +45,8 @@ def train(row: Row, usage: str) -> Config:
         "model_info": _written_info(row, usage),
         **networks(row, usage),
         "network": "@training_def",
-        "model_state": _model_state(usage),
-        "loss": recipes.loss(usage),
+        "model_state": recipes.model_state(usage),
+        **recipes.loss(usage),
         "optimizer": {
             "_target_": "torch.optim.AdamW",
             "params": "$[p for p in @network.parameters() if p.requires_grad]",
@@ -68,9 +71,7 @@ def multi_gpu_train(row: Row, usage: str) -> Config:
         "+imports": common.DISTRIBUTED_IMPORTS,
         "device": common.DISTRIBUTED_DEVICE,
         "network": wrapped,
-        "train#sampler": common.sampler("@train#dataset", shuffle=True),
-        "train#dataloader#sampler": "@train#sampler",
-        "train#dataloader#shuffle": False,
+        **mitigation.distributed_sampling(),
         "validate#sampler": common.sampler("@validate#dataset", shuffle=False),
         "validate#dataloader#sampler": "@validate#sampler",
         "initialize": [*common.distributed_start(), _START_EPOCH, _progress(usage)],
@@ -163,22 +164,16 @@ def _written_info(row: Row, usage: str) -> Config:
         "attributes": "$@dataset_info.attributes",
         "dataset": "$@dataset_info.name",
         "seed": "@seed",
-    }
-
-
-def _model_state(usage: str) -> Any:
-    if usage not in parts.ADAPTED:
-        return "@network_def"
-    return {
-        "_target_": "fairmedfm_monai.usages.MergedState",
-        "model": "@adapted",
-        "adapter": "$@ckpt_dir + '/adapter.safetensors'",
+        "mitigation": mitigation.INFO,
     }
 
 
 def _progress(usage: str) -> str:
     schedule = ", schedule=@lr_scheduler" if usage == parts.PROMPT_FREE else ""
-    return f"$keep_progress(@train#trainer, @ckpt_dir, resume=@resume, model=@network, optimizer=@optimizer{schedule})"
+    return (
+        f"$keep_progress(@train#trainer, @ckpt_dir, resume=@resume, model=@network, optimizer=@optimizer{schedule}, "
+        "method=@method, best=@validate#handlers#1)"
+    )
 
 
 def _extra(usage: str) -> list[str]:
@@ -208,10 +203,15 @@ def _train_section(row: Row, usage: str) -> Config:
         "loading": {"_target_": "Compose", "transforms": parts.loading(row)},
         "preprocessing": {"_target_": "Compose", "transforms": parts.sample_transforms(row, usage)},
         "dataset": parts.sample_dataset(row, usage),
-        "dataloader": common.dataloader("@train#dataset", shuffle=True, **parts.collate(usage)),
+        "sampler": "$@method.sampler(@train#dataset.item_cases)",
+        "dataloader": {
+            **common.dataloader("@train#dataset", sampler="@train#sampler", shuffle=mitigation.NOT_DRAWN),
+            **parts.collate(usage),
+        },
         "inferer": {"_target_": "SimpleInferer"},
         "handlers": [
             {**loader, "load_dict": {"model": "@network"}},
+            mitigation.codes_handler(),
             *([schedule] if usage == parts.PROMPT_FREE else []),
             {
                 "_target_": "ValidationHandler",
