@@ -40,7 +40,7 @@ print("loaded:" + ",".join(used))
 
 def loaded_by(code: str, *arguments: str) -> set[str]:
     """What the subprocess lists on its line `loaded:`."""
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
     line = next(line for line in done.stdout.splitlines() if line.startswith("loaded:"))
     return set(filter(None, line.removeprefix("loaded:").split(",")))

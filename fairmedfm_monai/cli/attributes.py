@@ -68,6 +68,7 @@ def feature_config(
         "attributes": None,
         "variant": variant,
         "weights": weights,
+        "amp": False,
         "device": common.DEVICE if device is None else f"$torch.device({device!r})",
         "num_workers": num_workers,
         **common.dataset_info(),

@@ -24,7 +24,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _change_classes(folder: Path, classes: object) -> Path:
-    card = json.loads((folder / "dataset.json").read_text())
+    card = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
     (folder / "dataset.json").write_text(json.dumps(card | {"classes": classes}))
     return folder
 

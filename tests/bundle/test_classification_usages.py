@@ -62,7 +62,7 @@ def test_three_classes(usage: str, pictures: Path, tmp_path: Path) -> None:
     bundle = train_and_compare(write_bundle(usage, tmp_path), pictures)
     scores = tables(bundle / "eval")[0][[f"score_{name}" for name in NAMES]]
     np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-5)
-    info = json.loads((bundle / "models" / "model.json").read_text())
+    info = json.loads((bundle / "models" / "model.json").read_text(encoding="utf-8"))
     assert list(info["classes"]) == NAMES
     assert info["settings"]["multi_label"] is False
     state = torch.load(bundle / "models" / "model.pt", weights_only=True)
@@ -76,7 +76,7 @@ def test_independent_labels_by_the_card_alone(usage: str, labels: Path, tmp_path
     assert {f"label_{name}" for name in NAMES} <= set(scores)
     assert (scores[[f"score_{name}" for name in NAMES]].sum(axis=1) - 1).abs().min() > 1e-3
     assert set(NAMES) <= set(subgroups["label"])
-    assert json.loads((bundle / "models" / "model.json").read_text())["settings"]["multi_label"] is True
+    assert json.loads((bundle / "models" / "model.json").read_text(encoding="utf-8"))["settings"]["multi_label"] is True
 
 
 def test_zero_shot_on_independent_labels_is_not_saturated(labels: Path, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_zero_shot_on_independent_labels_is_not_saturated(labels: Path, tmp_path
 def test_a_model_of_pictures_on_volumes(usage: str, pooling: str, volumes: Path, tmp_path: Path) -> None:
     options = {"slices": 6, "slice_pooling": pooling}
     bundle = train_and_compare(write_bundle(usage, tmp_path), volumes, epochs=1, modality="ct", **options)
-    settings = json.loads((bundle / "models" / "model.json").read_text())["settings"]
+    settings = json.loads((bundle / "models" / "model.json").read_text(encoding="utf-8"))["settings"]
     assert (settings["spatial_dims"], settings["slices"], settings["slice_pooling"]) == (3, 6, pooling)
 
 
@@ -111,7 +111,7 @@ def test_zero_shot_on_volumes_needs_no_word_of_their_dimension(volumes: Path, tm
 
 
 def _prompts(folder: Path) -> dict[str, str]:
-    classes = json.loads((folder / "dataset.json").read_text())["classes"]
+    classes = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))["classes"]
     return {name: texts[0].removeprefix("image showing ") for name, texts in classes.items()}
 
 
@@ -191,7 +191,7 @@ def _torchrun(bundle: Path, *arguments: str) -> None:
     configs = "['configs/train.json','configs/multi_gpu_train.json']"
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle", "run")
     command = [sys.executable, *launch, "--config_file", configs, "--tracking_uri", "off", *arguments]
-    done = subprocess.run(command, cwd=bundle, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, cwd=bundle, capture_output=True, encoding="utf-8", check=False, timeout=300)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
 
 

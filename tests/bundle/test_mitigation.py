@@ -70,7 +70,7 @@ def test_each_method_trains_each_usage(method: str, usage: str, xray_dir: Path, 
     expected = {"linear_probe": "head.weight", "mlp_probe": "head.3.weight", "lora": "head.weight"}[usage]
     assert state[expected].shape[0] == 2
     assert all(torch.isfinite(tensor).all() for tensor in state.values())
-    about = json.loads((models / "model.json").read_text())["mitigation"]
+    about = json.loads((models / "model.json").read_text(encoding="utf-8"))["mitigation"]
     assert about["name"] == method.partition("-")[0]
     assert about["needs_attribute_at_inference"] is False
 
@@ -202,14 +202,14 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(
     with pytest.raises((RuntimeError, FloatingPointError)) as caught:
         train(bundle, xray_dir, "group_dro", resume=str(before / "progress.pt"))
     assert "nan_batch.json" in chain(caught.value)
-    assert len(json.loads((before / "nan_batch.json").read_text())["case_ids"]) == 8
+    assert len(json.loads((before / "nan_batch.json").read_text(encoding="utf-8"))["case_ids"]) == 8
     assert kept == {name: (before / name).read_bytes() for name in kept}
 
 
 def test_half_of_the_attribute_may_be_missing_and_a_group_absent(bundle: Path, xray_dir: Path, tmp_path: Path) -> None:
     data = Path(shutil.copytree(xray_dir, tmp_path / "data"))
     table = pd.read_csv(data / "manifest.csv", dtype=str)
-    card = json.loads((data / "dataset.json").read_text())
+    card = json.loads((data / "dataset.json").read_text(encoding="utf-8"))
     column = card["attributes"]["race"]["column"]
     train_rows = table.index[table["split"] == "train"]
     table.loc[train_rows[::2], column] = ""
@@ -219,7 +219,7 @@ def test_half_of_the_attribute_may_be_missing_and_a_group_absent(bundle: Path, x
     for method in ("resampling", "reweighting", "group_dro", "fairness_constraint", "laftr"):
         options = {} if method != "resampling" else METHODS[method]
         models = train(bundle, data, method, **{**options, "mitigation_attributes": "race", "batch_size": 5})
-        about = json.loads((models / "model.json").read_text())["mitigation"]
+        about = json.loads((models / "model.json").read_text(encoding="utf-8"))["mitigation"]
         assert about["groups"]["asian"] == 0
         assert about["unknown"] >= 12
         assert all(torch.isfinite(item).all() for item in torch.load(models / "model.pt", weights_only=True).values())
@@ -228,10 +228,13 @@ def test_half_of_the_attribute_may_be_missing_and_a_group_absent(bundle: Path, x
 def test_the_model_card_names_the_method(bundle: Path, xray_dir: Path) -> None:
     train(bundle, xray_dir, "domain_independent")
     run(bundle, "evaluate", dataset_dir=str(xray_dir), tracking_uri="off", n_bootstrap=0)
-    card = (bundle / "eval" / "model_card.md").read_text()
+    card = (bundle / "eval" / "model_card.md").read_text(encoding="utf-8")
     assert "- mitigation: domain_independent by race; needs no attribute at inference" in card
-    assert "domain_independent by race" in (bundle / "eval" / "report.html").read_text()
-    assert "domain_independent" in json.loads((bundle / "eval" / "run.json").read_text())["tags"]["mitigation"]
+    assert "domain_independent by race" in (bundle / "eval" / "report.html").read_text(encoding="utf-8")
+    assert (
+        "domain_independent"
+        in json.loads((bundle / "eval" / "run.json").read_text(encoding="utf-8"))["tags"]["mitigation"]
+    )
 
 
 @pytest.mark.full
@@ -247,7 +250,7 @@ def test_two_processes_train_as_one(method: str, xray_dir: Path, tmp_path: Path)
     configs = "['configs/train.json','configs/multi_gpu_train.json']"
     given = [f"--{key}={value}" for key, value in {**options, "dataset_dir": xray_dir, "tracking_uri": "off"}.items()]
     command = [sys.executable, *launch, "--config_file", configs, *given]
-    done = subprocess.run(command, cwd=two, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, cwd=two, capture_output=True, encoding="utf-8", check=False, timeout=300)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     states = [torch.load(folder / "models" / "progress.pt", weights_only=True) for folder in (one, two)]
     for part in (lambda state: state["model"], lambda state: state["method"]["loss"]):

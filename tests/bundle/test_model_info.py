@@ -24,13 +24,13 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
 
 def test_versions_of_all_packages_that_build_a_network_are_recorded(tmp_path: Path) -> None:
     assert {package for row in rows().values() for package in row.packages} <= set(RECORDED_PACKAGES)
-    versions = json.loads(_info().write(tmp_path).read_text())["versions"]
+    versions = json.loads(_info().write(tmp_path).read_text(encoding="utf-8"))["versions"]
     assert versions["timm"][0].isdigit()
 
 
 def test_a_path_to_weights_is_not_kept(tmp_path: Path) -> None:
     _info(weights="/home/someone/clip.pt").write(tmp_path)
-    assert "someone" not in (tmp_path / "model.json").read_text()
+    assert "someone" not in (tmp_path / "model.json").read_text(encoding="utf-8")
     assert read_model_info(tmp_path / "model.pt").geometry == "random"
 
 
@@ -70,7 +70,7 @@ def _metadata(root: Path, names: list[str]) -> Path:
 def test_servers_learn_the_names_of_other_classes(tmp_path: Path) -> None:
     file = _metadata(tmp_path, ["no_finding", "finding"])
     _info(classes=["x", "y", "z"]).name_outputs(tmp_path)
-    content = json.loads(file.read_text())
+    content = json.loads(file.read_text(encoding="utf-8"))
     assert content["network_data_format"]["outputs"]["pred"] == {
         "num_channels": 3,
         "channel_def": {"0": "x", "1": "y", "2": "z"},
@@ -80,9 +80,9 @@ def test_servers_learn_the_names_of_other_classes(tmp_path: Path) -> None:
 
 def test_metadata_that_is_right_is_left_alone(tmp_path: Path) -> None:
     file = _metadata(tmp_path, ["a", "b"])
-    text = file.read_text()
+    text = file.read_text(encoding="utf-8")
     _info().name_outputs(tmp_path)
-    assert file.read_text() == text
+    assert file.read_text(encoding="utf-8") == text
 
 
 def test_a_folder_without_metadata_is_no_error(tmp_path: Path) -> None:

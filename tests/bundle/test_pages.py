@@ -14,7 +14,9 @@ FOLDER = ROOT / "docs" / "models"
 
 @pytest.mark.parametrize("name", [INDEX, *(f"{name}.md" for name in rows())])
 def test_the_page_checked_in_is_the_rendered_one(name: str) -> None:
-    assert (FOLDER / name).read_text() == pages()[name], f"{name} differs: run python scripts/render_bundles.py"
+    assert (FOLDER / name).read_text(encoding="utf-8") == pages()[name], (
+        f"{name} differs: run python scripts/render_bundles.py"
+    )
 
 
 def test_no_page_is_left_over() -> None:

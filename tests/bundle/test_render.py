@@ -20,9 +20,9 @@ def test_the_bundle_checked_in_is_the_rendered_one(name: str, tmp_path: Path) ->
     rendered = render_bundle(name, tmp_path)
     files = {path.relative_to(rendered) for path in rendered.rglob("*") if path.is_file()}
     for relative in files:
-        assert (CHECKED_IN / name / relative).read_text() == (rendered / relative).read_text(), (
-            f"{name}/{relative} differs: run python scripts/render_bundles.py"
-        )
+        assert (CHECKED_IN / name / relative).read_text(encoding="utf-8") == (rendered / relative).read_text(
+            encoding="utf-8"
+        ), f"{name}/{relative} differs: run python scripts/render_bundles.py"
 
 
 def test_no_bundle_is_left_over() -> None:
@@ -32,7 +32,7 @@ def test_no_bundle_is_left_over() -> None:
 @pytest.mark.parametrize("name", bundle_names())
 def test_every_configuration_stands_alone_and_has_the_common_keys(name: str) -> None:
     for path in sorted((CHECKED_IN / name / "configs").glob("*.json")):
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
         if path.stem in {"metadata", "multi_gpu_train", "multi_gpu_evaluate"}:
             continue
         assert set(config) >= OVERRIDABLE, path
@@ -48,7 +48,7 @@ def test_every_configuration_stands_alone_and_has_the_common_keys(name: str) -> 
 def test_nothing_in_a_bundle_belongs_to_a_machine(name: str) -> None:
     for path in (CHECKED_IN / name).rglob("*"):
         if path.is_file() and path.name != "LICENSE":
-            text = path.read_text()
+            text = path.read_text(encoding="utf-8")
             assert "/work" not in text
             assert "/home" not in text
 

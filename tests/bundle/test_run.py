@@ -69,10 +69,10 @@ def test_zero_shot_evaluates_and_is_stamped(name: str, bundle_copy: Copy, xray_d
     assert predictions["score"].between(0, 1).all()
     assert {"sex", "age", "race"} <= set(subgroups["attribute"])
     assert "gap" in set(disparities["statistic"])
-    report = (bundle / "eval" / "report.html").read_text()
+    report = (bundle / "eval" / "report.html").read_text(encoding="utf-8")
     assert "tiny random weights" in report
     assert "semi-synthetic" in report
-    assert json.loads((bundle / "eval" / "run.json").read_text())
+    assert json.loads((bundle / "eval" / "run.json").read_text(encoding="utf-8"))
 
 
 def row_of(name: str) -> Row:
@@ -101,14 +101,14 @@ def test_trained_usages_train_evaluate_and_infer(
     assert any(key.startswith("encoder.") for key in state)
     assert any(key.startswith("head.") for key in state)
     assert not any("lora" in key or "base_model" in key for key in state)
-    info = json.loads((bundle / "models" / "model.json").read_text())
+    info = json.loads((bundle / "models" / "model.json").read_text(encoding="utf-8"))
     assert (info["weights"], list(info["classes"])) == ("tiny", classes)
     if name.endswith("lora"):
         assert (bundle / "models" / "adapter.safetensors").exists()
 
     run(bundle, "evaluate", n_bootstrap=20, **common)
     predictions, _, _ = tables(bundle / "eval")
-    assert "tiny random weights" in (bundle / "eval" / "report.html").read_text()
+    assert "tiny random weights" in (bundle / "eval" / "report.html").read_text(encoding="utf-8")
 
     run(bundle, "inference", output_dir=str(bundle / "inferred"), **common)
     inferred = pd.read_csv(bundle / "inferred" / "predictions.csv")
@@ -190,7 +190,7 @@ def _chain(error: BaseException | None) -> list[str]:
 
 def _command(bundle: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "monai.bundle", "run", *arguments, "--tracking_uri", "off", "--weights", "tiny"]
-    return subprocess.run(command, cwd=bundle, capture_output=True, text=True, check=False, timeout=300)
+    return subprocess.run(command, cwd=bundle, capture_output=True, encoding="utf-8", check=False, timeout=300)
 
 
 def test_the_command_line_refuses_a_misspelt_override(bundle_copy: Copy, xray_dir: Path) -> None:

@@ -60,8 +60,8 @@ def test_an_untrained_fm_evaluates_with_one_kind(row: Row, data_of, tracking_uri
     assert predictions["case_id"].nunique() == len(manifest)
     assert set(predictions["prompt"]) == {row.prompts[0]}
     assert {"dice", "filled_box_dice", "hd95", "nsd"} <= set(subgroups["metric"])
-    assert "tiny random weights" in (bundle / "eval" / "report.html").read_text()
-    assert "untrained prompt" not in (bundle / "eval" / "report.html").read_text()
+    assert "tiny random weights" in (bundle / "eval" / "report.html").read_text(encoding="utf-8")
+    assert "untrained prompt" not in (bundle / "eval" / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("row", FMS, ids=lambda row: row.name)
@@ -98,7 +98,7 @@ def test_a_usage_trains_evaluates_and_infers(row: Row, usage: str, data_of, trac
     state = torch.load(bundle / "models" / "model.pt", weights_only=True)
     assert not any("lora" in key or "base_model" in key for key in state)
     assert (bundle / "models" / "adapter.safetensors").exists() == ("lora" in usage)
-    info = json.loads((bundle / "models" / "model.json").read_text())
+    info = json.loads((bundle / "models" / "model.json").read_text(encoding="utf-8"))
     assert (info["fm"], info["usage"], info["weights"]) == (row.name, usage, "tiny")
 
     prompts = {} if usage == PROMPT_FREE else {"prompts": [row.prompts[0]]}
@@ -107,7 +107,7 @@ def test_a_usage_trains_evaluates_and_infers(row: Row, usage: str, data_of, trac
     assert not predictions["failed"].any()
     assert set(predictions["prompt"]) == ({""} if usage == PROMPT_FREE else {row.prompts[0]})
     assert "dice" in set(subgroups["metric"])
-    assert "tiny random weights" in (bundle / "eval" / "report.html").read_text()
+    assert "tiny random weights" in (bundle / "eval" / "report.html").read_text(encoding="utf-8")
 
     run(bundle, "inference", output_dir=str(bundle / "masks"), **data, **extra)
     images = pd.read_csv(data_of(row) / "manifest.csv").query("split == 'test'")["image"]
@@ -126,14 +126,14 @@ def test_sweeps_clicks_and_saved_prompts_in_one_pass(ct2d_dir: Path, tracking_ur
     assert predictions.loc[clicks & ~predictions["empty_reference"], list(CLICK_COLUMNS)].notna().all(axis=None)
     assert predictions.loc[~clicks, list(CLICK_COLUMNS)].isna().all(axis=None)
     assert "clicks90" in set(subgroups["metric"])
-    report = (bundle / "eval" / "report.html").read_text()
+    report = (bundle / "eval" / "report.html").read_text(encoding="utf-8")
     assert "Sensitivity to the prompter" in report
     assert "Box against jitter" in report
     assert "Position of the click" in report
 
-    saved = json.loads((bundle / "eval" / "prompts.json").read_text())
+    saved = json.loads((bundle / "eval" / "prompts.json").read_text(encoding="utf-8"))
     assert {prompt["kind"] for prompt in saved} == set(kinds)
-    labels = json.loads((ct2d_dir / "dataset.json").read_text())["labels"]
+    labels = json.loads((ct2d_dir / "dataset.json").read_text(encoding="utf-8"))["labels"]
     options = {
         "prompts_file": str(bundle / "eval" / "prompts.json"),
         "prompt_kind": "box",

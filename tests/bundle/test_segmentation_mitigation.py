@@ -93,7 +93,7 @@ def test_a_method_trains_other_weights_and_is_recorded(
     state = weights(models)
     assert all(torch.isfinite(tensor).all() for tensor in state.values())
     assert not same(weights(models, "progress.pt", "model"), weights(plain[usage], "progress.pt", "model"))
-    about = json.loads((models / "model.json").read_text())["mitigation"]
+    about = json.loads((models / "model.json").read_text(encoding="utf-8"))["mitigation"]
     assert (about["name"], about["groups"], about["unknown"]) == (method, {"female": 4, "male": 2}, 0)
     assert about["needs_attribute_at_inference"] is False
 
@@ -101,7 +101,7 @@ def test_a_method_trains_other_weights_and_is_recorded(
 @pytest.mark.parametrize("usage", ["lora_prompted", "full_finetune"])
 def test_usages_with_prompts_and_images_take_a_method(usage: str, slices_dir: Path, tmp_path: Path) -> None:
     models = train(tmp_path, slices_dir, usage, "febs")
-    assert json.loads((models / "model.json").read_text())["mitigation"]["name"] == "febs"
+    assert json.loads((models / "model.json").read_text(encoding="utf-8"))["mitigation"]["name"] == "febs"
 
 
 @pytest.mark.parametrize("usage", ["lora", "decoder_finetune"])
@@ -208,7 +208,7 @@ def test_a_loss_that_is_no_number_stops_and_names_the_batch(
     with pytest.raises((RuntimeError, FloatingPointError)):
         train(tmp_path, slices_dir, "decoder_finetune", "febs", log_cases=True)
     models = tmp_path / "demo_sam_segmentation_decoder_finetune" / "models"
-    named = json.loads((models / "nan_batch.json").read_text())["case_ids"]
+    named = json.loads((models / "nan_batch.json").read_text(encoding="utf-8"))["case_ids"]
     assert len(named) == 3
     assert set(named) <= set(pd.read_csv(slices_dir / "manifest.csv")["case_id"])
     assert not (models / "progress.pt").exists()
@@ -218,9 +218,9 @@ def test_the_report_names_the_method(slices_dir: Path, tmp_path: Path) -> None:
     models = train(tmp_path, slices_dir, "lora", "febs")
     options = {"dataset_dir": str(slices_dir), "tracking_uri": "off", "n_bootstrap": 0}
     run(models.parent, "evaluate", **options)
-    tags = json.loads((models.parent / "eval" / "run.json").read_text())["tags"]
+    tags = json.loads((models.parent / "eval" / "run.json").read_text(encoding="utf-8"))["tags"]
     assert tags["mitigation"].startswith("febs by sex")
-    assert "- mitigation: febs by sex" in (models.parent / "eval" / "model_card.md").read_text()
+    assert "- mitigation: febs by sex" in (models.parent / "eval" / "model_card.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.full
@@ -234,7 +234,7 @@ def test_two_processes_train_as_one(method: str, slices_dir: Path, tmp_path: Pat
     configs = "['configs/train.json','configs/multi_gpu_train.json']"
     given = [f"--{key}={value}" for key, value in {**options, "dataset_dir": slices_dir}.items()]
     command = [sys.executable, *launch, "--config_file", configs, *given]
-    done = subprocess.run(command, cwd=bundle, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, cwd=bundle, capture_output=True, encoding="utf-8", check=False, timeout=300)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     # Adam's first step has the size of the learning rate whatever the gradient is: its mean gradient tells more.
     first, second = (weights(folder, "progress.pt", "optimizer")["state"] for folder in (one, bundle / "models"))

@@ -85,7 +85,7 @@ def test_a_training_ends_in_a_plain_model(usage: str, slices_dir: Path, tmp_path
     assert {name.split(".")[0] for name in changed} == CHANGED[usage]
     assert (bundle / "models" / "adapter.safetensors").exists() == ("lora" in usage)
     assert (bundle / "models" / "progress.pt").exists()
-    info = json.loads((bundle / "models" / "model.json").read_text())
+    info = json.loads((bundle / "models" / "model.json").read_text(encoding="utf-8"))
     assert (info["usage"], info["weights"], info["dataset"]) == (usage, "tiny", "demo-ct2d")
 
 
@@ -117,7 +117,7 @@ def test_a_trained_model_evaluates_and_infers_in_the_files_own_grid(
     assert set(predictions["prompt"]) == kinds
     assert len(predictions) == 4 * 8 * len(kinds)
     assert not predictions["failed"].any()
-    assert "tiny random weights" in (bundle / "eval" / "report.html").read_text()
+    assert "tiny random weights" in (bundle / "eval" / "report.html").read_text(encoding="utf-8")
 
     run(bundle, "inference", output_dir=str(bundle / "masks"), **data)
     masks = sorted((bundle / "masks").glob("*.nii.gz"))

@@ -72,7 +72,7 @@ def test_one_of_several_processes_warns(caplog: pytest.LogCaptureFixture, monkey
 
 def _with_release(source: Path, target: Path, release: str) -> Path:
     shutil.copytree(source, target)
-    card = json.loads((target / "dataset.json").read_text())
+    card = json.loads((target / "dataset.json").read_text(encoding="utf-8"))
     (target / "dataset.json").write_text(json.dumps({**card, "release": release}))
     return target
 
@@ -122,10 +122,10 @@ def test_every_output_of_a_run_says_it(
     overlap = "training data overlap: Demo CLIP was trained on images of CheXpert"
     licence = "Weights licence: CC-BY-3.0; commercial use: no"
     for name in ("report.html", "model_card.md"):
-        text = (bundle / "eval" / name).read_text()
+        text = (bundle / "eval" / name).read_text(encoding="utf-8")
         assert text.count(overlap) == 1
         assert text.count(licence) == 1
-    content = json.loads((bundle / "eval" / "run.json").read_text())
+    content = json.loads((bundle / "eval" / "run.json").read_text(encoding="utf-8"))
     assert content["banners"][0].startswith(overlap)
     assert content["tags"]["weights_licence"] == "CC-BY-3.0; commercial use: no"
     client = MlflowClient(tracking_uri)

@@ -28,8 +28,8 @@ CONFIGS = [
 
 @pytest.mark.parametrize("name", bundle_names())
 def test_metadata_fits_the_schema_and_names_its_version(name: str) -> None:
-    schema = json.loads((Path(__file__).parent / "metadata_schema.json").read_text())
-    metadata = json.loads((BUNDLES / name / "configs" / "metadata.json").read_text())
+    schema = json.loads((Path(__file__).parent / "metadata_schema.json").read_text(encoding="utf-8"))
+    metadata = json.loads((BUNDLES / name / "configs" / "metadata.json").read_text(encoding="utf-8"))
     jsonschema.validate(metadata, schema)
     assert metadata["version"] in metadata["changelog"]
     del metadata["network_data_format"]["inputs"]["image"]["dtype"]
@@ -97,7 +97,7 @@ def test_untrained_usages_export_what_servers_load(name: str, tmp_path: Path) ->
     network.load_state_dict(state, strict=False)
     with pytest.raises(RuntimeError, match="stranger"):
         network.load_state_dict({**state, "stranger": torch.zeros(1)}, strict=False)
-    assert json.loads((tmp_path / "models" / "model.json").read_text())["weights"] == "tiny"
+    assert json.loads((tmp_path / "models" / "model.json").read_text(encoding="utf-8"))["weights"] == "tiny"
 
 
 def test_what_servers_build_needs_no_dataset(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def _torchrun(bundle: Path, configs: list[str], *arguments: str) -> None:
         *("--config_file", str([f"configs/{config}.json" for config in configs])),
         *("--tracking_uri", "off", *arguments),
     ]
-    done = subprocess.run(command, cwd=bundle, capture_output=True, text=True, check=False, timeout=500)
+    done = subprocess.run(command, cwd=bundle, capture_output=True, encoding="utf-8", check=False, timeout=500)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
 
 

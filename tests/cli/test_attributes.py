@@ -127,7 +127,7 @@ def test_the_command_shares_its_features_with_the_linear_probe(xray_dir: Path, t
     files = write_attributes(table, run, tmp_path / "out")
     stored = pd.read_csv(files[0])
     assert stored["stamp"].str.contains("tiny random weights").all()
-    assert json.loads(files[1].read_text())["fm"] == "demo_clip"
+    assert json.loads(files[1].read_text(encoding="utf-8"))["fm"] == "demo_clip"
     assert "tiny random weights" in "\n".join(shown(table, run))
 
 

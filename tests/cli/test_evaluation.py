@@ -54,17 +54,17 @@ def test_mitigated_report_stands_beside_the_one_before(
     assert f"Specificity, test: {told}" in out
     for file in ("report.html", "model_card.md", "predictions.parquet", "before/report.html"):
         assert str(mine / file) in out
-    run = json.loads((mine / "run.json").read_text())
+    run = json.loads((mine / "run.json").read_text(encoding="utf-8"))
     assert run["mitigation"]["fitted_on"] == "val"
     assert run["mitigation"]["needs_attribute_at_inference"] is True
     assert run["mitigation"]["options"]["target"] == 0.8
     unknown = run["mitigation"]["pooled_cases"]["test"]["groups"]["unknown"]
     for file in ("report.html", "model_card.md"):
-        text = (mine / file).read_text()
+        text = (mine / file).read_text(encoding="utf-8")
         assert "must be told the age of each patient" in text
         assert f"(unknown {unknown})" in text
         assert "not fitted anew for intervals" in text
-    assert "mitigation" not in json.loads((before / "run.json").read_text())
+    assert "mitigation" not in json.loads((before / "run.json").read_text(encoding="utf-8"))
     fitted = Postprocess.from_json(run["mitigation"])
     table = pd.read_parquet(mine / "predictions.parquet")
     done = fitted.apply(table["score"], table["age"])

@@ -117,6 +117,6 @@ def test_light_commands_load_no_torch() -> None:
         "assert not {'torch', 'monai', 'transformers', 'open_clip'} & set(sys.modules)"
     )
     start = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - start < 60  # a hang, not a speed test

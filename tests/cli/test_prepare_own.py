@@ -51,11 +51,11 @@ def test_a_shell_s_command_line(source: Path, tmp_path: Path) -> None:
         [sys.executable, "-m", "fairmedfm_monai", *wanted],
         cwd=source.parent,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    entry = json.loads((tmp_path / "out" / "dataset.json").read_text())["attributes"]
+    entry = json.loads((tmp_path / "out" / "dataset.json").read_text(encoding="utf-8"))["attributes"]
     assert entry["code"]["missing"] == ["1e3"]
     assert entry["code"]["groups"] == {"odd": ["007", "-"], "pair": ["A, B", "a=b"], "ward": ["ward"]}
     assert entry["bmi"]["groups"] == ["lt18.5", "18.5-lt25", "25-lt30", "ge30"]
@@ -76,9 +76,12 @@ def test_missing_values_stay_texts(
     code, _, err = call(capsys, *command(source, tmp_path / "out", *more, "--seed", "3"))
     assert code == 0, err
     assert (
-        sorted(json.loads((tmp_path / "out" / "dataset.json").read_text())["attributes"]["code"]["missing"]) == missing
+        sorted(
+            json.loads((tmp_path / "out" / "dataset.json").read_text(encoding="utf-8"))["attributes"]["code"]["missing"]
+        )
+        == missing
     )
-    assert json.loads((tmp_path / "out" / "provenance.json").read_text())["seed"] == 3
+    assert json.loads((tmp_path / "out" / "provenance.json").read_text(encoding="utf-8"))["seed"] == 3
 
 
 @pytest.mark.parametrize("kind", ["table", "dicom", "bids"])
@@ -124,4 +127,4 @@ def test_a_window_is_a_name_or_two_numbers(capsys: pytest.CaptureFixture[str], s
     for window, wanted in (("40,400", [40, 400]), ("lung", "lung")):
         code, _, err = call(capsys, *command(source, tmp_path / window, *groups, "--window", window))
         assert code == 0, err
-        assert json.loads((tmp_path / window / "dataset.json").read_text())["window"] == wanted
+        assert json.loads((tmp_path / window / "dataset.json").read_text(encoding="utf-8"))["window"] == wanted

@@ -24,7 +24,7 @@ def test_reads_the_designs_example(card_dict: dict[str, Any], tmp_path: Path) ->
     assert card.attributes["sex"].mapping["1"] == "male"
     assert card.attributes["age"].bins == (0.0, 60.0, 200.0)
     assert card.intersections == (("sex", "age"),)
-    assert json.loads(card.write(tmp_path).read_text()) == card_dict
+    assert json.loads(card.write(tmp_path).read_text(encoding="utf-8")) == card_dict
     assert Card.read(tmp_path).to_dict() == card.to_dict()
 
 

@@ -69,7 +69,7 @@ def outputs(checkout: Path, xray_dir: Path, tracking_uri: str, tmp_path_factory:
         assert block["kind"] == "sh", f"neither a named file nor commands: {text[:80]}"
         command = ["bash", "-e", "-c", text]
         done = subprocess.run(
-            command, cwd=checkout, env=environment, capture_output=True, text=True, check=False, timeout=500
+            command, cwd=checkout, env=environment, capture_output=True, encoding="utf-8", check=False, timeout=500
         )
         assert done.returncode == 0, f"{text}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         printed.append(done.stdout)
@@ -89,19 +89,19 @@ def test_the_catalog_lists_it_and_its_bundles_are_rendered(checkout: Path, outpu
     rendered = sorted(path.name for path in (checkout / "bundles").glob("convnext_*"))
     usages = ("full_finetune", "linear_probe", "lora", "mlp_probe")
     assert rendered == [f"convnext_classification_{usage}" for usage in usages]
-    metadata = json.loads((checkout / BUNDLE / "configs" / "metadata.json").read_text())
+    metadata = json.loads((checkout / BUNDLE / "configs" / "metadata.json").read_text(encoding="utf-8"))
     assert metadata["required_packages_version"]["timm"]
-    assert "ConvNeXt" in (checkout / "docs" / "models" / "convnext.md").read_text()
+    assert "ConvNeXt" in (checkout / "docs" / "models" / "convnext.md").read_text(encoding="utf-8")
 
 
 def test_the_bundle_trains_and_evaluates(checkout: Path, outputs: list[str]) -> None:
     assert outputs
-    info = json.loads((checkout / BUNDLE / "models" / "model.json").read_text())
+    info = json.loads((checkout / BUNDLE / "models" / "model.json").read_text(encoding="utf-8"))
     assert (info["fm"], info["variant"], info["weights"]) == ("convnext", "convnext_tiny", "tiny")
     predictions = pd.read_parquet(checkout / BUNDLE / "eval" / "predictions.parquet")
     assert len(predictions) == 24 + 48
     assert not predictions["failed"].any()
-    assert "tiny random weights" in (checkout / BUNDLE / "eval" / "report.html").read_text()
+    assert "tiny random weights" in (checkout / BUNDLE / "eval" / "report.html").read_text(encoding="utf-8")
 
 
 def test_its_tests_pass(outputs: list[str]) -> None:
@@ -113,9 +113,9 @@ def test_its_code_passes_the_linter(checkout: Path, outputs: list[str]) -> None:
     files = [name for name in NEW_FILES if name.endswith(".py")]
     for command in (["check"], ["format", "--check"]):
         ruff = [sys.executable, "-m", "ruff", *command, *files]
-        done = subprocess.run(ruff, cwd=checkout, capture_output=True, text=True, check=False)
+        done = subprocess.run(ruff, cwd=checkout, capture_output=True, encoding="utf-8", check=False)
         assert done.returncode == 0, done.stdout
 
 
 def test_contributors_find_the_page() -> None:
-    assert "(docs/add_a_model.md)" in (ROOT / "CONTRIBUTING.md").read_text()
+    assert "(docs/add_a_model.md)" in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")

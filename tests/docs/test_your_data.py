@@ -27,7 +27,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     script = "set -e\n" + "".join(match["text"] for match in BLOCK.finditer(PAGE.read_text(encoding="utf-8")))
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        ["bash", "-c", script], cwd=here, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
+        ["bash", "-c", script],
+        cwd=here,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("ok: 0 errors") == 3
@@ -44,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_the_examples_make_what_they_say(folder: Path, name: str, truth: set[str], attributes: set[str]) -> None:
-    card = json.loads((folder / name / "dataset.json").read_text())
+    card = json.loads((folder / name / "dataset.json").read_text(encoding="utf-8"))
     assert set(card.get("classes") or card["labels"]) == truth
     assert set(card["attributes"]) == attributes
     assert "Review them" in card["notice"]

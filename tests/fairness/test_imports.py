@@ -16,7 +16,7 @@ print(",".join(heavy))
 
 
 def test_import_is_light():
-    result = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-c", CODE], capture_output=True, encoding="utf-8", check=True)
     seconds, heavy = result.stdout.splitlines()
     assert heavy == ""
     assert float(seconds) < 2.0

@@ -76,7 +76,7 @@ def test_tables_survive_the_file(report, tmp_path):
     assert [path.name for path in paths] == ["subgroups.csv", "disparities.csv"]
     pd.testing.assert_frame_equal(read_table(paths[0]), report.subgroups, check_dtype=False)
     pd.testing.assert_frame_equal(read_table(paths[1]), report.disparities, check_dtype=False)
-    assert paths[0].read_text().splitlines()[0] == ",".join(SUBGROUP_COLUMNS)
+    assert paths[0].read_text(encoding="utf-8").splitlines()[0] == ",".join(SUBGROUP_COLUMNS)
 
 
 def test_merging_keeps_all_rows_and_adjusts_within_splits(patients):

@@ -55,10 +55,10 @@ def outputs(tmp_path_factory):
 
 @pytest.mark.parametrize("even", [True, False])
 def test_two_processes_give_the_numbers_of_one(outputs, even):
-    one = json.loads(Path(f"{outputs}-one-rank0.json").read_text())
+    one = json.loads(Path(f"{outputs}-one-rank0.json").read_text(encoding="utf-8"))
     assert one["full"]["test/auc"] > 0.5
     for rank in (0, 1):
-        assert json.loads(Path(f"{outputs}-{even}-rank{rank}.json").read_text()) == one
+        assert json.loads(Path(f"{outputs}-{even}-rank{rank}.json").read_text(encoding="utf-8")) == one
     ours, _ = read_predictions(f"{outputs}-{even}/predictions.parquet")
     reference, _ = read_predictions(f"{outputs}-one/predictions.parquet")
     assert ours.drop(columns="failed").equals(reference.drop(columns="failed"))

@@ -55,7 +55,7 @@ def test_scores_are_the_networks_own(full, xray):
 
 def test_operating_point_comes_from_val_and_run_json_tells_the_run(full):
     _, folder = full
-    run = json.loads((folder / "run.json").read_text())
+    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     assert run["settings"]["operating_point_source"].startswith("val")
     table, _ = read_predictions(folder / "predictions.parquet")
     negatives = table[(table["split"] == "val") & (table["label"] == 0)]["score"]
@@ -160,7 +160,9 @@ def test_unreadable_case_is_listed_counted_in_its_groups_and_its_stand_in_counts
     subgroups = read_table(tmp_path / "eval" / "subgroups.csv")
     rows = subgroups[(subgroups["split"] == known["split"]) & (subgroups["metric"] == "auc")]
     assert rows.set_index(["attribute", "group"]).loc[("sex", known["sex"]), "n_failed"] == 1
-    shared = [(tmp_path / "eval" / name).read_text() for name in ("report.html", "run.json", "model_card.md")]
+    shared = [
+        (tmp_path / "eval" / name).read_text(encoding="utf-8") for name in ("report.html", "run.json", "model_card.md")
+    ]
     assert not any("case004" in text for text in shared)
 
 

@@ -64,7 +64,7 @@ def test_a_loss_that_is_no_number_stops_and_names_the_batch(
     engine, _ = trainer(xray_dir, tmp_path / "models", name, spoil=15, log_cases=log_cases)
     with pytest.raises(FloatingPointError, match=r"became nan in epoch 1, iteration 2: .*nan_batch\.json"):
         engine.run()
-    content = json.loads((tmp_path / "models" / "nan_batch.json").read_text())
+    content = json.loads((tmp_path / "models" / "nan_batch.json").read_text(encoding="utf-8"))
     ids = [case["case_id"] for case in load_dataset(xray_dir).cases("train")][12:]
     salt = private_salt(home())
     assert content["case_ids"] == (ids if log_cases else [hash_id(case_id, salt) for case_id in ids])

@@ -78,7 +78,7 @@ def test_evaluation_of_volumes_end_to_end(ct, tmp_path):
     assert empty["dice"].isna().all()
     subgroups = read_table(tmp_path / "subgroups.csv")
     assert set(subgroups["metric"]) >= {"dice", "nsd", "hd95", "filled_box_dice", "failure_rate", "false_alarm_rate"}
-    page = (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "tiny weights" in page
     assert "0.800" in page  # readers' agreement of the card
 

@@ -46,7 +46,7 @@ def test_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
 
     with pytest.raises(OSError, match="disk full"):
         write_atomic(target, half)
-    assert target.read_text() == "old"
+    assert target.read_text(encoding="utf-8") == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 

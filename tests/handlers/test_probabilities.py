@@ -44,7 +44,7 @@ def test_every_case_has_one_row_and_a_failed_one_its_reason(tmp_path: Path) -> N
     assert table["probability_no"].isna().tolist() == [False, False, True]
     assert set(table["stamp"]) == {"tiny"}
     assert engine.state.failed_cases == ["c: truncated"]
-    content = json.loads((tmp_path / "predictions.json").read_text())
+    content = json.loads((tmp_path / "predictions.json").read_text(encoding="utf-8"))
     assert content["classes"] == ["no", "yes"]
     assert [case["case_id"] for case in content["cases"]] == ["a", "b", "c"]
 
@@ -60,7 +60,7 @@ def test_independent_labels_are_all_named(tmp_path: Path) -> None:
     engine = Engine(step)
     ProbabilityWriter(tmp_path, classes=["edema", "effusion", "mass"], multi_label=True).attach(engine)
     engine.run([cases], max_epochs=1)
-    content = json.loads((tmp_path / "predictions.json").read_text())
+    content = json.loads((tmp_path / "predictions.json").read_text(encoding="utf-8"))
     assert [case["prediction"] for case in content["cases"]] == [["edema", "effusion"], [], ["effusion"], None]
     table = pd.read_csv(tmp_path / "predictions.csv", keep_default_na=False)
     assert table["prediction"].tolist() == ["edema;effusion", "", "effusion", ""]

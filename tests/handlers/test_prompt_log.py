@@ -20,13 +20,15 @@ def case() -> dict[str, object]:
 def test_prompts_are_saved_in_the_form_of_user_prompts(tmp_path: Path) -> None:
     found = prompts_of(case(), "case7")
     write_prompts([*found, *found], tmp_path, salt="pepper", log_cases=True)  # twice: a case that a sampler repeats
-    assert json.loads((tmp_path / "prompts.json").read_text()) == [{"case_id": "case7", "space": "voxel", **PROMPT}]
+    assert json.loads((tmp_path / "prompts.json").read_text(encoding="utf-8")) == [
+        {"case_id": "case7", "space": "voxel", **PROMPT}
+    ]
 
 
 @pytest.mark.parametrize(("log_cases", "file"), [(False, "prompts.json"), (True, "prompts_hashed.json")])
 def test_ids_are_hashed_with_a_salt(tmp_path: Path, log_cases: bool, file: str) -> None:
     write_prompts(prompts_of(case(), "case7"), tmp_path, salt="pepper", log_cases=log_cases)
-    text = (tmp_path / file).read_text()
+    text = (tmp_path / file).read_text(encoding="utf-8")
     assert "case7" not in text
     assert json.loads(text)[0]["case_id"] == hash_id("case7", "pepper")
 

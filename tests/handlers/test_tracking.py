@@ -61,9 +61,9 @@ def test_evaluation_is_one_finished_run_with_aggregates_only(xray, mlflow_uri, t
     folder = client.download_artifacts(runs[0].info.run_id, "", str(tmp_path))
     ids = {*xray.table["case_id"], *xray.table["patient_id"], *xray.table["image"]}
     for name in names:
-        text = (tmp_path / folder / name).read_text()
+        text = (tmp_path / folder / name).read_text(encoding="utf-8")
         assert not [one for one in ids if one in text], name
-    assert json.loads((tmp_path / folder / "run.json").read_text())["dataset"] == "toy-xray"
+    assert json.loads((tmp_path / folder / "run.json").read_text(encoding="utf-8"))["dataset"] == "toy-xray"
 
 
 def test_log_cases_tracks_predictions_with_hashed_ids(xray, mlflow_uri, tmp_path):

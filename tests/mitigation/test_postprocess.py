@@ -171,5 +171,5 @@ def test_fitting_and_applying_need_no_torch():
         "fit_postprocess('threshold_per_group', [.1, .9], [0, 1], ['a', 'a'])\n"
         "assert not {'torch', 'monai', 'fairlearn', 'sklearn'} & set(sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr

@@ -33,7 +33,7 @@ def _training_code(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def results() -> dict:
-    return json.loads((FOLDER / "demo_results.json").read_text())
+    return json.loads((FOLDER / "demo_results.json").read_text(encoding="utf-8"))
 
 
 def picture(height: int = 256, width: int = 256) -> np.ndarray:

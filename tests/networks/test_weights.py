@@ -221,4 +221,6 @@ def test_importing_the_packages_loads_no_model_library() -> None:
         "print([n for n in ('torch', 'open_clip', 'segment_anything', 'transformers', 'peft', 'monai', 'timm') "
         "if n in sys.modules])"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True).stdout == "[]\n"
+    )

@@ -115,7 +115,7 @@ def page(folder):
 def test_the_licence_of_the_weights_stands_once_and_stamps_only_as_banners(classification):
     _, folder, _ = classification
     for name in ("report.html", "model_card.md"):
-        text = (folder / name).read_text()
+        text = (folder / name).read_text(encoding="utf-8")
         assert text.count("Weights licence: toy-1.0; commercial use: no") == 1
         assert text.count("toy-1.0") == 1
         assert "said above" not in text
@@ -123,8 +123,8 @@ def test_the_licence_of_the_weights_stands_once_and_stamps_only_as_banners(class
 
 def test_a_run_without_a_licence_says_nothing_of_it(segmentation):
     _, folder = segmentation
-    assert "licence" not in (folder / "model_card.md").read_text()
-    assert "Weights licence" not in (folder / "report.html").read_text()
+    assert "licence" not in (folder / "model_card.md").read_text(encoding="utf-8")
+    assert "Weights licence" not in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_all_files_are_written(classification):
@@ -156,7 +156,7 @@ def test_banners_notes_and_disclaimer_are_seen_and_escaped(classification):
         assert banner in text  # the parser has unescaped it: no tag was made of it
     assert "Research use; not a medical device." in text
     assert "A & B" in text
-    assert "<b>numbers" not in (classification[1] / "report.html").read_text()
+    assert "<b>numbers" not in (classification[1] / "report.html").read_text(encoding="utf-8")
 
 
 def test_small_and_empty_groups_are_announced(classification):
@@ -177,7 +177,7 @@ def test_numbers_are_those_of_the_tables(classification):
     shown = {float(value) for plot, value in found.exact if plot is None}
     assert shown
     assert shown <= set(disparities["value"].dropna())
-    assert json.loads((folder / "run.json").read_text())["metrics"] == report.metrics()
+    assert json.loads((folder / "run.json").read_text(encoding="utf-8"))["metrics"] == report.metrics()
 
 
 def test_sentence_tells_the_gap_with_interval_chance_and_power(classification):
@@ -199,7 +199,7 @@ def test_threshold_without_validation_split_is_a_banner(tmp_path):
     meta = {"task": "classification", "classes": ["no", "yes"], "attributes": {"sex": ["female", "male"]}}
     report = evaluate_predictions(table, meta, n_bootstrap=0)
     write_report(report, tmp_path, title="Uncalibrated", predictions=table)
-    text = (tmp_path / "report.html").read_text()
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
     banners = re.findall(r'<div class="banner" role="note"><p>(.*?)</p>', text)
     assert any("not calibrated here" in banner for banner in banners)
     assert "cannot be estimated" in text  # each sex has one class only
@@ -230,12 +230,12 @@ def test_filled_box_and_readers_stand_beside_the_model(segmentation):
         "prompt == 'point' and label == 'kidney' and attribute == 'overall' and metric == 'dice'"
     )
     assert f"{box.iloc[0]['value'] - 0.7:+.3f}".replace("-", "−") in text
-    assert "Cumulative Dice by sex" in (folder / "report.html").read_text()
+    assert "Cumulative Dice by sex" in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_model_card_agrees_and_names_its_limits(classification):
     report, folder, _ = classification
-    text = (folder / "model_card.md").read_text()
+    text = (folder / "model_card.md").read_text(encoding="utf-8")
     women = report.subgroups.query("split == 'test' and attribute == 'sex' and group == 'female' and metric == 'auc'")
     assert f"| Sex female | {women.iloc[0]['value']:.3f} |" in text
     assert "Research use; not a medical device." in text
@@ -244,6 +244,6 @@ def test_model_card_agrees_and_names_its_limits(classification):
 
 
 def test_nan_becomes_null_in_run_json(classification):
-    text = (classification[1] / "run.json").read_text()
+    text = (classification[1] / "run.json").read_text(encoding="utf-8")
     assert "NaN" not in text
     assert "Infinity" not in text

@@ -63,7 +63,7 @@ def test_the_scan_itself_is_one_case_on_its_own_voxels(volumes: Path, phantom: S
 
 
 def test_readers_are_measured_against_each_other(volumes: Path, phantom: Scan) -> None:
-    readers = json.loads((volumes / "readers.json").read_text())
+    readers = json.loads((volumes / "readers.json").read_text(encoding="utf-8"))
     assert readers["case_id"] == "scan-0"
     np.testing.assert_allclose(readers["pairwise_dice"], phantom.reader_dice(), atol=1e-6)
     assert readers["consensus_voxels"] == phantom.nodule.sum()

@@ -15,7 +15,7 @@ def test_the_folder_appears_only_when_it_is_whole(tmp_path: Path) -> None:
     with building(target) as folder:
         (folder / "file").write_text("x")
         assert not target.exists()
-    assert (target / "file").read_text() == "x"
+    assert (target / "file").read_text(encoding="utf-8") == "x"
     assert list(tmp_path.iterdir()) == [target]
 
 
@@ -36,7 +36,7 @@ def test_a_full_folder_is_never_overwritten(tmp_path: Path) -> None:
         (folder / "file").write_text("first")
     with pytest.raises(FileExistsError, match="exists already"), building(tmp_path / "set"):
         pass
-    assert (tmp_path / "set" / "file").read_text() == "first"
+    assert (tmp_path / "set" / "file").read_text(encoding="utf-8") == "first"
 
 
 def test_results_keep_their_order_and_errors_come_through() -> None:

@@ -55,7 +55,7 @@ def test_the_folder_loads_without_a_warning(degraded: Path) -> None:
 
 
 def test_the_card_says_what_the_images_are(degraded: Path) -> None:
-    card = json.loads((degraded / "dataset.json").read_text())
+    card = json.loads((degraded / "dataset.json").read_text(encoding="utf-8"))
     assert "semi-synthetic, one anatomy: measures plumbing, not generalisation" in card["notice"]
     assert "phantom" in card["notice"]
     assert card["licence"].startswith("Apache-2.0")

@@ -129,7 +129,7 @@ def test_paths_with_names_are_warned_of(tmp_path: Path) -> None:
     source = own.make_xray(tmp_path / "pacs")
     (source / "files" / "p00v0").rename(source / "files" / "p00v0.MRN00000")
     table = source / "labels.csv"
-    table.write_text(table.read_text().replace("p00v0", "files/p00v0.MRN00000"))
+    table.write_text(table.read_text(encoding="utf-8").replace("p00v0", "files/p00v0.MRN00000"))
     _, summary = prepare_own("dicom", str(source), str(tmp_path / "out"), **XRAY)
     assert any("paths of 1 images hold their patient's id or name" in line for line in summary)
 
@@ -142,7 +142,7 @@ def test_damaged_and_lone_files(ct: Path, tmp_path: Path) -> None:
         prepare_own("dicom", str(source), str(tmp_path / "out"), **CT)
     folder, _ = prepare_own("dicom", str(source), str(tmp_path / "out"), incomplete=True, **CT)
     assert len(load_dataset(folder).table) == own.PATIENTS - 2
-    reasons = (folder / "left_out.csv").read_text()
+    reasons = (folder / "left_out.csv").read_text(encoding="utf-8")
     assert "case01: ValueError: im1.dcm cannot be read as DICOM" in reasons
     assert "case02: ValueError: the slices are unevenly spaced" in reasons
 
@@ -170,7 +170,7 @@ def test_one_name_in_two_folders_is_no_key(tmp_path: Path) -> None:
         (source / folder).mkdir()
         (source / "files" / f"p00v{'xy'.index(folder)}").rename(source / folder / "image.dcm")
     table = source / "labels.csv"
-    table.write_text(table.read_text().replace("p00v0", "image").replace("p00v1", "y/image.dcm"))
+    table.write_text(table.read_text(encoding="utf-8").replace("p00v0", "image").replace("p00v1", "y/image.dcm"))
     _, summary = prepare_own("dicom", str(source), str(tmp_path / "out"), **XRAY)
     assert any("1 of 24 images left out: no row in the table" in line for line in summary)
 
@@ -206,7 +206,7 @@ def test_patients_without_id_and_patients_of_the_table(tmp_path: Path) -> None:
     options["columns"] += ",patient_id=person"
     folder, summary = prepare_own("dicom", str(tmp_path / "pacs"), str(tmp_path / "people"), **options)
     assert load_dataset(folder).table["patient_id"].nunique() == 4
-    assert "Smith" not in (folder / "manifest.csv").read_text()
+    assert "Smith" not in (folder / "manifest.csv").read_text(encoding="utf-8")
     assert not any("PatientID" in line for line in summary)
 
 

@@ -46,7 +46,7 @@ def test_prepares_validates_and_evaluates(source: Path, tmp_path: Path, tracking
     assert set(merged.loc[merged["sex"] == "female", "Sex"]) == {"F", "f", "Female"}
     assert set(merged.loc[merged["age"] == "unknown", "Age"]) == {"155", ""}
     assert info.table.groupby("patient_id")["split"].nunique().max() == 1
-    assert "secret remark" not in (tmp_path / "out" / "manifest.csv").read_text()
+    assert "secret remark" not in (tmp_path / "out" / "manifest.csv").read_text(encoding="utf-8")
     text = "\n".join(summary)
     for told in ("sex: column 'Sex': female is 'F' (10)", "not taken over: BMI, Remark", "review ", "missing '?' (10)"):
         assert told in text
@@ -67,7 +67,7 @@ def test_other_formats_give_the_same_folder(source: Path, tmp_path: Path, name: 
 def test_without_patients_each_image_is_one_and_every_report_says_so(source: Path, tmp_path: Path) -> None:
     summary = prepare(source, tmp_path / "out", columns="image=filename,label=Glaucoma,sex=Sex")
     assert any("each image counts as a patient of its own" in line for line in summary)
-    card = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    card = json.loads((tmp_path / "out" / "dataset.json").read_text(encoding="utf-8"))
     assert card["unit"] == "image"
     assert "intervals may be too narrow" in card["notice"]
 
@@ -143,8 +143,8 @@ def test_an_edited_card_is_never_overwritten(source: Path, tmp_path: Path) -> No
     prepare(source, tmp_path / "out")
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()} == before
     card = tmp_path / "out" / "dataset.json"
-    card.write_text(card.read_text().replace("showing glaucoma", "of an eye with glaucoma"))
+    card.write_text(card.read_text(encoding="utf-8").replace("showing glaucoma", "of an eye with glaucoma"))
     with pytest.raises(FileExistsError, match="it was edited"):
         prepare(source, tmp_path / "out")
-    assert "of an eye with glaucoma" in card.read_text()
+    assert "of an eye with glaucoma" in card.read_text(encoding="utf-8")
     shutil.rmtree(tmp_path / "out")

@@ -65,7 +65,7 @@ def test_summary_tells_expected_counts_and_why_values_are_unknown(raw: Path, tmp
 
 
 def test_counts_that_differ_are_told(raw: Path, tmp_path: Path) -> None:
-    lines = (raw / "meta.csv").read_text().splitlines()
+    lines = (raw / "meta.csv").read_text(encoding="utf-8").splitlines()
     (raw / "meta.csv").write_text("\n".join(lines[:-2]) + "\n")
     text = "\n".join(prepare(raw, tmp_path / "out").summary)
     assert "expected 12, difference -2" in text
@@ -79,7 +79,7 @@ def test_conversion_is_lossless_and_the_same_with_two_processes(raw: Path, tmp_p
     for index in range(toy.CASES):
         expected = np.load(raw / "arrays" / f"c{index}.npy")
         np.testing.assert_array_equal(np.asarray(Image.open(one / "images" / f"c{index}.png")), expected)
-    provenance = json.loads((one / "provenance.json").read_text())
+    provenance = json.loads((one / "provenance.json").read_text(encoding="utf-8"))
     assert {Path(name).name: value for name, value in provenance["converted"].items()} == image_bytes(one)
     assert load_dataset(one).card.name == "toy-converted"
 
@@ -126,7 +126,7 @@ def test_half_a_journal_line_costs_one_file(raw: Path, tmp_path: Path) -> None:
     out = prepare(raw, tmp_path / "out", rule="converted").folder
     before = image_bytes(out)
     journal = out / ".prepare" / "conversions.jsonl"
-    journal.write_text(journal.read_text()[:-30])
+    journal.write_text(journal.read_text(encoding="utf-8")[:-30])
     prepare(raw, out, rule="converted")
     assert image_bytes(out) == before
 
@@ -171,7 +171,7 @@ def test_unwritable_output_is_a_clear_error(raw: Path, tmp_path: Path) -> None:
 
 def test_unmapped_values_stop_with_all_of_them(raw: Path, tmp_path: Path) -> None:
     file = raw / "meta.csv"
-    file.write_text(file.read_text().replace(",F,", ",W,").replace(",M,", ",?,", 2))
+    file.write_text(file.read_text(encoding="utf-8").replace(",F,", ",W,").replace(",M,", ",?,", 2))
     with pytest.raises(DatasetError, match=r"'W' \(6\)"):
         prepare(raw, tmp_path / "out")
 
@@ -185,7 +185,7 @@ def test_wrong_choices_list_the_right_ones() -> None:
 
 def test_splits_depend_on_the_seed_and_not_on_the_order_of_rows(raw: Path, tmp_path: Path) -> None:
     first = load_dataset(prepare(raw, tmp_path / "first").folder).table
-    lines = (raw / "meta.csv").read_text().splitlines()
+    lines = (raw / "meta.csv").read_text(encoding="utf-8").splitlines()
     (raw / "meta.csv").write_text("\n".join([lines[0], *lines[:0:-1]]) + "\n")
     assert split_hash(load_dataset(prepare(raw, tmp_path / "second").folder).table) == split_hash(first)
     seeds = {split_hash(load_dataset(prepare(raw, tmp_path / f"s{n}", seed=n).folder).table) for n in range(5)}

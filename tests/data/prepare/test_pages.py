@@ -18,11 +18,13 @@ DATASETS = public_datasets().values()
 
 def test_pages_checked_in_are_the_rendered_ones() -> None:
     rendered = pages(DATASETS)
-    assert {path.name: path.read_text() for path in FOLDER.iterdir()} == rendered, "run scripts/render_datasets.py"
+    assert {path.name: path.read_text(encoding="utf-8") for path in FOLDER.iterdir()} == rendered, (
+        "run scripts/render_datasets.py"
+    )
 
 
 def test_table_of_the_readme_is_current() -> None:
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert with_table(readme, DATASETS) == readme, "run scripts/render_datasets.py"
 
 

@@ -25,11 +25,11 @@ def prepared(name: str, source: Path, output: Path, **options: Any) -> tuple[Dat
     assert report.ok, str(report)
     info = load_dataset(result.folder)
     assert info.card.release == dataset.name
-    provenance = json.loads((result.folder / "provenance.json").read_text())
+    provenance = json.loads((result.folder / "provenance.json").read_text(encoding="utf-8"))
     assert provenance["counts"]["cases"] == len(info.table)
     # A second run finds everything there and gives the same folder, split and hashes.
     prepare_dataset(dataset, source, output, choice=dataset.choose(**choices), workers=1, progress=False, **options)
-    assert json.loads((result.folder / "provenance.json").read_text()) == provenance
+    assert json.loads((result.folder / "provenance.json").read_text(encoding="utf-8")) == provenance
     return info, result
 
 

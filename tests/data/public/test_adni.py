@@ -82,7 +82,7 @@ def test_two_tables_two_files_and_other_groups_stop(raw: Path, tmp_path: Path) -
     shutil.copytree(raw, tmp_path / "raw")
     dataset = find_dataset("adni")
     table = tmp_path / "raw" / TABLE
-    text = table.read_text()
+    text = table.read_text(encoding="utf-8")
     table.write_text(text.replace('"AD"', '"LMCI"', 2))
     with pytest.raises(DatasetError, match=r"must hold AD, CN or MCI, but got 'LMCI' \(2\)"):
         dataset.read(tmp_path / "raw", dataset.choose())

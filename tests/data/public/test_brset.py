@@ -77,7 +77,7 @@ def test_what_is_wrong_is_told(raw: Path, tmp_path: Path) -> None:
         prepare_dataset(dataset, raw / "fundus_photos", tmp_path / "out", progress=False)
     shutil.copytree(raw, tmp_path / "raw")
     file = tmp_path / "raw" / "labels.csv"
-    text = file.read_text()
+    text = file.read_text(encoding="utf-8")
     for old, new, message in (
         ("patient_sex", "Sex", "lacks the column 'patient_sex'"),
         ("NIKON NF5050", "Topcon", r"'camera'.*'Topcon'"),

@@ -72,7 +72,7 @@ def test_what_the_tables_must_not_hold(raw: Path, tmp_path: Path) -> None:
     shutil.copytree(raw, tmp_path / "raw")
     dataset = find_dataset("candi")
     file = tmp_path / "raw" / "SS" / "SS_Basic_Demographics.csv"
-    text = file.read_text()
+    text = file.read_text(encoding="utf-8")
     file.write_text(text.replace("SS_010", "HC_010"))
     with pytest.raises(DatasetError, match="'HC_010' in SS"):
         prepare_dataset(dataset, tmp_path / "raw", tmp_path / "out", progress=False)

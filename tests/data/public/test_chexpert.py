@@ -156,7 +156,7 @@ def test_faults_stop_with_the_list(raw: Path, tmp_path: Path) -> None:
         prepare_dataset(dataset, raw.parent, tmp_path / "out", progress=False)
     shutil.copytree(raw, tmp_path / "raw")
     file = tmp_path / "raw" / "train.csv"
-    text = file.read_text()
+    text = file.read_text(encoding="utf-8")
     faults = {
         text.replace(",Female,", ",Weiblich,", 2): r"'Weiblich' \(2\)",
         text.replace(",1.0,", ",2.0,", 1): r"column 'Cardiomegaly' must hold 1, 0, -1 or nothing, but got '2\.0'",
@@ -177,7 +177,7 @@ def test_missing_images_are_left_out_when_asked(raw: Path, tmp_path: Path) -> No
         prepare_dataset(find_dataset("chexpert"), tmp_path / "raw", tmp_path / "out", progress=False)
     info, _ = prepared("chexpert", tmp_path / "raw", tmp_path / "out", incomplete=True)
     assert "patient00008_study1_view1_frontal" not in set(info.table["case_id"])
-    assert json.loads((info.root / "provenance.json").read_text())["counts"]["cases"] == 63
+    assert json.loads((info.root / "provenance.json").read_text(encoding="utf-8"))["counts"]["cases"] == 63
 
 
 @pytest.mark.network

@@ -108,7 +108,7 @@ def test_unknown_values_columns_and_levels(raw: Path, tmp_path: Path) -> None:
         prepare_dataset(dataset, raw / "Cap Cases", tmp_path / "out", progress=False)
     shutil.copytree(raw, tmp_path / "raw", symlinks=True)
     table = tmp_path / "raw" / "Clinical-data.csv"
-    text = table.read_text()
+    text = table.read_text(encoding="utf-8")
     table.write_text(text.replace(",Normal,normal001,F", ",Flu,normal001,O"))
     with pytest.raises(DatasetError, match=r"(?s)'Flu' \(1\).*'O' \(1\)"):
         prepare_dataset(dataset, tmp_path / "raw", tmp_path / "out", progress=False)

@@ -52,7 +52,10 @@ def test_prepares_validates_and_evaluates(raw: Path, tmp_path: Path, tracking_ur
 
 
 def test_owner_s_lists_are_the_split_and_validation_comes_from_train(raw: Path, tmp_path: Path) -> None:
-    listed = {part: (raw / "lists/FairSeg_final" / f"{part}.txt").read_text().split() for part in ("train", "test")}
+    listed = {
+        part: (raw / "lists/FairSeg_final" / f"{part}.txt").read_text(encoding="utf-8").split()
+        for part in ("train", "test")
+    }
     info, _ = prepared("fairseg", raw, tmp_path / "out")
     members = {part: set(rows["case_id"] + ".npz") for part, rows in info.table.groupby("split")}
     assert members["test"] == set(listed["test"])
@@ -135,6 +138,6 @@ def test_what_is_wrong_is_told(raw: Path, tmp_path: Path) -> None:
 def test_a_file_in_both_lists_stops(raw: Path, tmp_path: Path) -> None:
     shutil.copytree(raw, tmp_path / "raw")
     with (tmp_path / "raw/lists/FairSeg_final/test.txt").open("a") as file:
-        file.write((raw / "lists/FairSeg_final/train.txt").read_text().split()[0] + "\n")
+        file.write((raw / "lists/FairSeg_final/train.txt").read_text(encoding="utf-8").split()[0] + "\n")
     with pytest.raises(DatasetError, match="1 files are in both lists or in neither"):
         prepare_dataset(find_dataset("fairseg"), tmp_path / "raw", tmp_path / "out", progress=False)

@@ -39,7 +39,7 @@ def test_prepares_validates_and_evaluates(raw: Path, truth: pd.DataFrame, tmp_pa
     assert (table["split"] == truth["use"].map({"training": "train", "validation": "val", "test": "test"})).all()
     assert all("slo_fundus_" in path and path.startswith("source/") for path in table["image"])
     assert any("language: unknown because missing 'unknown' (5)" in line for line in result.summary)
-    assert "note" not in (info.root / "manifest.csv").read_text().splitlines()[0]
+    assert "note" not in (info.root / "manifest.csv").read_text(encoding="utf-8").splitlines()[0]
     subgroups = evaluate(info, tmp_path, tracking_uri)
     assert {"asian", "hispanic", "spanish", "partnered", "female__ge60"} <= set(subgroups["group"])
 
@@ -84,7 +84,7 @@ def test_what_is_wrong_is_told(raw: Path, tmp_path: Path) -> None:
         prepare_dataset(dataset, raw / "Training", tmp_path / "out", progress=False)
     shutil.copytree(raw, tmp_path / "raw")
     file = tmp_path / "raw" / "ReadMe" / "data_summary.csv"
-    text = file.read_text()
+    text = file.read_text(encoding="utf-8")
     file.write_text(text.replace(",asian,", ",Martian,").replace(",yes,training", ",maybe,training"))
     with pytest.raises(DatasetError, match=r"(?s)'maybe' \(12\).*'Martian' \(14\)"):
         prepare_dataset(dataset, tmp_path / "raw", tmp_path / "out", progress=False)

@@ -108,7 +108,7 @@ def test_what_is_wrong_is_told(raw: Path, tmp_path: Path) -> None:
         prepare(raw / "HAM10000_images_part_1")
     shutil.copytree(raw, tmp_path / "raw")
     table = tmp_path / "raw" / "HAM10000_metadata"
-    text = table.read_text()
+    text = table.read_text(encoding="utf-8")
     for old, new, fault in (
         ("lesion_id", "lesion", r"lacks the column 'lesion_id'"),
         (",mel,", ",scc,", r"'dx' must hold one of akiec.*'scc' \(16\)"),

@@ -50,7 +50,7 @@ def test_the_published_protocol_tests_every_image_and_takes_unknown_for_male(raw
 def test_fairmedfm_s_form_gives_the_same_cases(raw: Path, tmp_path: Path) -> None:
     make(tmp_path / "raw", lesions=36, layout="fairmedfm", masks=True, letters=True)
     table = tmp_path / "raw" / "HAM10000_metadata.csv"
-    table.write_text(table.read_text().replace(",sex,", ",sexBinary,"))
+    table.write_text(table.read_text(encoding="utf-8").replace(",sex,", ",sexBinary,"))
     ours, _ = prepared("ham10000_seg", raw, tmp_path / "ours")
     theirs, _ = prepared("ham10000_seg", tmp_path / "raw", tmp_path / "theirs")
     columns = ["case_id", "patient_id", "sex", "age", "site"]

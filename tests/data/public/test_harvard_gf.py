@@ -107,7 +107,7 @@ def test_damaged_archives_stop_or_are_left_out(raw: Path, tmp_path: Path) -> Non
     assert not (tmp_path / "out" / "dataset.json").exists()
     info, _ = prepared("harvard_gf", tmp_path / "raw", tmp_path / "out", incomplete=True)
     assert len(info.table) == 39
-    assert "data_0040" in (info.root / "left_out.csv").read_text()
+    assert "data_0040" in (info.root / "left_out.csv").read_text(encoding="utf-8")
 
 
 def test_an_archive_that_was_not_unpacked(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_what_is_wrong_is_told(raw: Path, tmp_path: Path) -> None:
             prepare_dataset(dataset, source, tmp_path / "out", progress=False)
     (source / "labels.csv").unlink()
     table = source / "overview.csv"
-    table.write_text(table.read_text().replace(",F", ",?", 1))
+    table.write_text(table.read_text(encoding="utf-8").replace(",F", ",?", 1))
     with pytest.raises(DatasetError, match=r"'sex'.*'\?' \(1\)"):
         prepare_dataset(dataset, source, tmp_path / "out", progress=False)
 

@@ -23,7 +23,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _entries(raw: Path) -> dict[str, dict[str, Any]]:
-    return {entry["case_id"]: entry for entry in json.loads((raw / "kits23.json").read_text())}
+    return {entry["case_id"]: entry for entry in json.loads((raw / "kits23.json").read_text(encoding="utf-8"))}
 
 
 def _values(file: Path) -> np.ndarray:
@@ -98,7 +98,7 @@ def test_what_is_wrong_is_told(raw: Path, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"wrong level of the release: give .*raw"):
         prepare_dataset(dataset, tmp_path / "raw" / "case_00577", tmp_path / "out", progress=False)
     file = tmp_path / "raw" / "kits23.json"
-    text = file.read_text()
+    text = file.read_text(encoding="utf-8")
     for content, message in (
         (text[:-30], "damaged or partly downloaded"),
         (text.replace('"bmi"', '"weight"'), "lacks bmi"),
@@ -121,4 +121,4 @@ def test_volumes_without_entry_and_entries_without_volume(raw: Path, tmp_path: P
     info, result = prepared("kits23", tmp_path / "raw", tmp_path / "out", rule="masses", incomplete=True)
     assert not {"case_00577", "case_00580", "case_00999"} & set(info.table["case_id"])
     assert any("1 volumes have no entry in kits23.json and are left out: case_00999" in line for line in result.summary)
-    assert "case_00580/segmentation.nii.gz" in (info.root / "left_out.csv").read_text()
+    assert "case_00580/segmentation.nii.gz" in (info.root / "left_out.csv").read_text(encoding="utf-8")

@@ -173,7 +173,7 @@ def test_wrong_level_damaged_table_and_missing_image(raw: Path, tmp_path: Path) 
     with pytest.raises(DatasetError, match=r"1 of \d+ cases lack files"):
         prepare_dataset(dataset, tmp_path / "raw", tmp_path / "out", progress=False)
     info, _ = prepared("mimic", tmp_path / "raw", tmp_path / "out", incomplete=True)
-    assert gone.stem in (info.root / "left_out.csv").read_text()
+    assert gone.stem in (info.root / "left_out.csv").read_text(encoding="utf-8")
     file = tmp_path / "raw" / "mimic-cxr-2.0.0-metadata.csv.gz"
     file.write_bytes(file.read_bytes()[:-40])
     with pytest.raises(DatasetError, match="damaged or partly downloaded"):

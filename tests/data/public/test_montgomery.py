@@ -38,7 +38,9 @@ def test_prepares_validates_and_evaluates(raw: Path, tmp_path: Path, tracking_ur
         name = row["case_id"]
         left, right = (_picture(raw / "ManualMask" / f"{side}Mask" / f"{name}.png") > 0 for side in ("left", "right"))
         assert np.array_equal(_picture(info.root / row["mask"]), left + 2 * right)
-        words = (raw / "ClinicalReadings" / f"{name}.txt").read_text().split()  # Patient's Sex: F Patient's Age: 027Y
+        words = (
+            (raw / "ClinicalReadings" / f"{name}.txt").read_text(encoding="utf-8").split()
+        )  # Patient's Sex: F Patient's Age: 027Y
         assert row["sex"] == {"F": "female", "M": "male", "O": "unknown"}[words[2]]
         known = words[3:5] == ["Patient's", "Age:"]
         years = int(words[5][:3]) / (12 if words[5].endswith("M") else 1) if known else None

@@ -59,7 +59,7 @@ def test_prepares_validates_and_evaluates(raw: Path, tmp_path: Path, tracking_ur
 
 def test_owner_s_lists_are_the_split(raw: Path, tmp_path: Path) -> None:
     info, _ = prepared("nih", raw, tmp_path / "out")
-    listed = set((raw / "test_list.txt").read_text().split())
+    listed = set((raw / "test_list.txt").read_text(encoding="utf-8").split())
     assert set(info.table.loc[info.table["split"] == "test", "case_id"]) == listed
 
 
@@ -83,7 +83,7 @@ def test_fourteen_labels_and_six_diseases(raw: Path, tmp_path: Path) -> None:
 def test_unknown_values_stop_with_the_list(raw: Path, tmp_path: Path) -> None:
     shutil.copytree(raw, tmp_path / "raw")
     file = tmp_path / "raw" / "Data_Entry_2017_v2020.csv"
-    file.write_text(file.read_text().replace(",F,PA,", ",X,PA,", 3).replace(",M,AP,", ",M,LL,", 2))
+    file.write_text(file.read_text(encoding="utf-8").replace(",F,PA,", ",X,PA,", 3).replace(",M,AP,", ",M,LL,", 2))
     dataset = find_dataset("nih")
     with pytest.raises(DatasetError, match=r"(?s)'X' \(3\).*'LL' \(2\)"):
         prepare_dataset(dataset, tmp_path / "raw", tmp_path / "out", progress=False)

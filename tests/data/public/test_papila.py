@@ -106,7 +106,7 @@ def test_what_is_wrong_is_told(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"wrong level of the release: give .*raw"):
         prepare_dataset(dataset, tmp_path / "raw" / "ClinicalData", tmp_path / "out", progress=False)
     file = tmp_path / "raw" / "ClinicalData" / "patient_data_od.csv"
-    text = file.read_text()
+    text = file.read_text(encoding="utf-8")
 
     def changed(old: str, new: str, message: str) -> None:
         file.write_text(text.replace(old, new, 1))

@@ -66,7 +66,7 @@ def test_what_the_table_must_not_hold(raw: Path, tmp_path: Path) -> None:
     shutil.copytree(raw, tmp_path / "raw")
     dataset = find_dataset("spider")
     file = tmp_path / "raw" / "overview.csv"
-    text = file.read_text()
+    text = file.read_text(encoding="utf-8")
     for old, new, told in (
         ("\n1_t2,training", "\none,training", "1 names are not <patient>_<sequence>.*'one'"),
         ("\n4_t1,training,7,7,M", "\n4_t1,training,7,7,F", "differs between series of 1 patients: 4"),

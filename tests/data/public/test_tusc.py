@@ -79,7 +79,7 @@ def test_a_file_that_does_not_fit_stops(raw: Path, tmp_path: Path) -> None:
 
     shutil.copytree(raw, tmp_path / "raw")
     table, arrays = tmp_path / "raw" / "metadata.csv", tmp_path / "raw" / "dataset.hdf5"
-    text, content = table.read_text(), arrays.read_bytes()
+    text, content = table.read_text(encoding="utf-8"), arrays.read_bytes()
     for old, new, fault in (
         ("annot_id", "clip", "lacks the column 'annot_id'"),
         (",Male,", ",Other,", r"'sex'.*'Other'"),
