@@ -130,9 +130,9 @@ def _download(archive: Archive, wheels: Path) -> None:
         patience = ["--retries", "2", "--timeout", "20", "--quiet"]
         command = [sys.executable, "-m", "pip", "download", *options, *patience, archive.requirement]
         try:
-            subprocess.run(
+            subprocess.run(  # noqa: S603 (fixed words)
                 command, check=True, capture_output=True, encoding="utf-8", errors="replace", timeout=TIMEOUT_S
-            )  # noqa: S603 (fixed words)
+            )
         except (OSError, subprocess.SubprocessError) as error:
             said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
             reason = said[-1] if said else type(error).__name__
