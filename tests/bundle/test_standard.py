@@ -12,6 +12,7 @@ import jsonschema
 import pytest
 import torch
 
+from fairmedfm_monai.bundle.configs.classification_parts import TEXTUAL
 from fairmedfm_monai.bundle.render import bundle_names
 from fairmedfm_monai.catalog import rows
 
@@ -81,6 +82,20 @@ def test_the_network_takes_and_gives_what_the_metadata_says(name: str, tmp_path:
         bundle_root=str(tmp_path),
         weights="tiny",
     )
+
+
+@pytest.mark.parametrize("name", bundle_names())
+def test_the_published_geometry_is_built_on_the_meta_device(name: str, tmp_path: Path) -> None:
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser()
+    parser.read_config(str(BUNDLES / name / "configs" / "inference.json"))
+    parser["bundle_root"], parser["weights"] = str(tmp_path), "random"
+    # Usages that read prompts embed them when they are made, which takes numbers: there the encoder stands alone.
+    part = "network_def#encoder" if name.endswith(TEXTUAL) else "network_def"
+    with torch.device("meta"):
+        network = parser.get_parsed_content(part)
+    assert {parameter.device.type for parameter in network.parameters()} == {"meta"}
 
 
 @pytest.mark.parametrize("name", [name for name in bundle_names() if name.endswith(UNTRAINED)])
