@@ -170,6 +170,7 @@ class _Opener:
             return ""
         finally:
             alarm.cancel()
+            alarm.join()  # a cancelled timer's thread lives on for a moment
 
     def _give_up(self, process: subprocess.Popen[str]) -> None:
         self._too_slow = True
