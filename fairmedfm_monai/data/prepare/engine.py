@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 import fairmedfm_monai
 from fairmedfm_monai.data.card import CARD_FILE, Card
+from fairmedfm_monai.data.folder_listing import FolderListing
 from fairmedfm_monai.data.manifest import MANIFEST_FILES, SPLITS, check_manifest, write_manifest
 from fairmedfm_monai.data.prepare.convert import JOURNAL, make_files, verified
 from fairmedfm_monai.data.prepare.counts import count_lines, counts, unknown_reasons, version_line
@@ -141,12 +142,13 @@ def _file_columns(table: pd.DataFrame) -> list[str]:
 
 def _present(table: pd.DataFrame, root: Path, *, incomplete: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rows whose files are in the release, and the others with the reason."""
-    listings: dict[str, set[str]] = {}
+    columns = [table[name].map(_inputs) for name in _file_columns(table)]
+    listing = FolderListing(root, {path for column in columns for inputs in column for path in inputs})
+    raise_errors(root, listing.problems())
     missing: dict[Any, str] = {}
-    for name in _file_columns(table):
-        for index, cell in table[name].items():
-            inputs = cell.inputs if isinstance(cell, Made) else (cell,)
-            gone = next((path for path in inputs if not _is_there(root, path, listings)), None)
+    for column in columns:
+        for index, inputs in column.items():
+            gone = next(filter(listing.lacks, inputs), None)
             if gone is not None:
                 missing.setdefault(index, gone)
     if missing and (not incomplete or len(missing) == len(table)):
@@ -159,17 +161,10 @@ def _present(table: pd.DataFrame, root: Path, *, incomplete: bool) -> tuple[pd.D
     return table.drop(index=list(missing)), out
 
 
-def _is_there(root: Path, path: str, listings: dict[str, set[str]]) -> bool:
-    """One listing per folder instead of one system call per file."""
-    parent, name = os.path.split(os.path.normpath(path))
-    if name == os.curdir:  # the release folder itself
-        return True
-    if parent not in listings:
-        try:
-            listings[parent] = set(os.listdir(root / parent))
-        except OSError:
-            listings[parent] = set()
-    return name in listings[parent]
+def _inputs(cell: Made | str) -> tuple[str, ...]:
+    """Paths in the release that a file comes from; the release folder itself is known to be there."""
+    inputs = cell.inputs if isinstance(cell, Made) else (cell,)
+    return tuple(path for path in inputs if os.path.normpath(path) != os.curdir)
 
 
 def _open_folder(folder: Path, settings: Mapping[str, Any], root: Path) -> None:
