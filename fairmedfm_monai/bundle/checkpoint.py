@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from monai.handlers import CheckpointSaver
 
     from fairmedfm_monai.bundle.model_info import ModelInfo
+    from fairmedfm_monai.handlers.early_stopping import EarlyStopping
 
 PROGRESS_NAME = "progress.pt"
 
@@ -49,6 +51,7 @@ def keep_progress(
     *,
     resume: str | Path | None = None,
     best: CheckpointSaver | None = None,
+    early_stopping: EarlyStopping | None = None,
     **objects: Any,
 ) -> None:
     """Keep what is needed to go on after an interruption, and go on from it when asked.
@@ -61,26 +64,31 @@ def keep_progress(
         folder: where the file goes.
         resume: path of a ``progress.pt``; the training then continues after the epoch it holds.
         best: writes ``model.pt`` when a value is the best so far; with ``resume`` it goes on comparing with the best
-            value of before, as long as the file is there.
+            value of before, as long as the file is there. While that value is undefined (``-inf``) each validation
+            replaces the file: it is then of the last epoch and not of the first.
+        early_stopping: may end the training; is told the trainer here.
         **objects: name -> object with ``state_dict`` and ``load_state_dict``.
 
     Raises:
         FileNotFoundError: when ``resume`` is not there.
-        ValueError: when nothing is left to train, or ``resume`` is of another kind of training.
+        ValueError: when nothing is left to train, the training had stopped early, or ``resume`` is of another
+            kind of training.
     """
     state = {"trainer": trainer, **objects}
-    extra = {"random": _RandomState(trainer), **({} if best is None else {"best": _Best(best)})}
+    extra: dict[str, Any] = {"random": _RandomState(trainer)}
+    if best is not None:
+        extra["best"] = _Best(best)
+        trainer.add_event_handler(Events.EPOCH_STARTED, extra["best"].give_way)
+    if early_stopping is not None:
+        extra["early_stopping"] = early_stopping
+        early_stopping.set_trainer(trainer)
     if resume is not None:
-        if not Path(resume).is_file():
-            msg = f"`resume` must be a {PROGRESS_NAME} of an earlier training, but {resume} is not there"
-            raise FileNotFoundError(msg)
-        epochs = trainer.state.max_epochs
-        content = torch.load(resume, map_location="cpu", weights_only=True)
-        if epochs is not None and content["trainer"].get("max_epochs") is not None:
-            content["trainer"]["max_epochs"] = max(epochs, _done(content["trainer"]))
-        _load(state, extra, content, resume)
-        if epochs is not None and trainer.state.epoch >= epochs:
-            msg = f"{resume} already holds {trainer.state.epoch} epochs: ask for more than that with --epochs"
+        _resume(trainer, state, extra, resume)
+        if early_stopping is not None and early_stopping.is_over:
+            msg = (
+                f"{resume} is of a training that stopped early after epoch {trainer.state.epoch}: "
+                f"{early_stopping.reason}. Its model.pt is finished; to train on, give a larger --patience, or none"
+            )
             raise ValueError(msg)
     saver = Checkpoint(
         {**state, **extra},
@@ -89,6 +97,20 @@ def keep_progress(
         n_saved=None,
     )
     trainer.add_event_handler(Events.EPOCH_COMPLETED, saver)
+
+
+def _resume(trainer: Engine, state: dict[str, Any], extra: dict[str, Any], resume: str | Path) -> None:
+    if not Path(resume).is_file():
+        msg = f"`resume` must be a {PROGRESS_NAME} of an earlier training, but {resume} is not there"
+        raise FileNotFoundError(msg)
+    epochs = trainer.state.max_epochs
+    content = torch.load(resume, map_location="cpu", weights_only=True)
+    if epochs is not None and content["trainer"].get("max_epochs") is not None:
+        content["trainer"]["max_epochs"] = max(epochs, _done(content["trainer"]))
+    _load(state, extra, content, resume)
+    if epochs is not None and trainer.state.epoch >= epochs:
+        msg = f"{resume} already holds {trainer.state.epoch} epochs: ask for more than that with --epochs"
+        raise ValueError(msg)
 
 
 def _load(state: dict[str, Any], extra: dict[str, Any], content: dict[str, Any], resume: str | Path) -> None:
@@ -118,6 +140,12 @@ class _Best:
 
     def __init__(self, saver: CheckpointSaver) -> None:
         self._saver = saver
+
+    def give_way(self) -> None:
+        """An undefined value (-inf) does not keep its place: ignite keeps the first of equals."""
+        checkpoint = self._saver._key_metric_checkpoint
+        if checkpoint is not None and [item[0] for item in self.state_dict()["_saved"]] == [-math.inf]:
+            checkpoint.reset()
 
     def state_dict(self) -> dict[str, Any]:
         checkpoint = self._saver._key_metric_checkpoint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fairmedfm_monai.bundle.configs.common import TRAINED
+from fairmedfm_monai.bundle.configs.segmentation_training import trainable_prompts
 from fairmedfm_monai.bundle.metadata import usage_title
 from fairmedfm_monai.catalog import Row
 
@@ -60,6 +61,12 @@ def _commands(row: Row, usage: str) -> str:
             "",
             "    torchrun --standalone --nproc_per_node=2 -m monai.bundle run "
             "--config_file \"['configs/train.json','configs/multi_gpu_train.json']\"",
+            "",
+            "Train so that groups fare alike (`resampling`, `reweighting`, `group_dro`, ...; a wrong name lists all), "
+            "choose the epoch by the worst group, and stop when 5 validations brought nothing better:",
+            "",
+            f"    {RUN} --config_file configs/train.json --dataset_dir DATASET_DIR --mitigation group_dro "
+            f"--mitigation_attributes sex --select_by {_worst_group(row, usage)} --patience 5",
         ]
     lines += [
         "",
@@ -84,6 +91,14 @@ def _commands(row: Row, usage: str) -> str:
             f"    {RUN} export --config_file configs/inference.json",
         ]
     return "\n".join(lines)
+
+
+def _worst_group(row: Row, usage: str) -> str:
+    """A name for ``select_by``; of prompted models it begins with the prompt that validation uses."""
+    if row.task == "classification":
+        return "val/sex/disparity/worst/auc"
+    prompt = "" if usage == "lora" else f"{trainable_prompts(row)[0]}/"
+    return f"{prompt}val/sex/disparity/worst/dice"
 
 
 def _outputs(row: Row, usage: str) -> str:

@@ -53,6 +53,8 @@ class Row:
         references: citations.
         demo_dataset: built-in dataset that its bundles use unless told otherwise.
         packages: packages that its network needs beside MONAI and torch.
+        adjustable_input: whether its network also takes ``image_size``, ``pixel_mean`` and ``pixel_std``, which bundles
+            that train it without prompts then offer.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Row:
     overlaps: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
     proof_level: str = "library-only"
+    adjustable_input: bool = False
 
     def __post_init__(self) -> None:
         problems = [

@@ -259,3 +259,75 @@ def attributes(
     folder = Path(free_output_dir(output, overwrite, markers=(TABLE_FILE,)))
     for path in write_attributes(table, run, folder):
         print(f"wrote {path}")
+
+
+@SetParseFn(str, "name", "output", "data", "weights", "only", "seeds", "overrides", "tracking_uri")
+def study(
+    name: str | None = None,
+    output: str | None = None,
+    data: str | None = None,
+    weights: str = "pretrained",
+    only: str | None = None,
+    dry_run: bool = False,
+    jobs: int = 1,
+    n_bootstrap: int = 1000,
+    seeds: str | None = None,
+    overrides: str | None = None,
+    download: bool = False,
+    tracking_uri: str | None = None,
+    collect_only: bool = False,
+    run_only: bool = False,
+    list: bool = False,  # noqa: A002 (the flag is called --list)
+    **unknown: Any,
+) -> None:
+    """A whole study: its plan with costs, the cells that can run, tables and figures. Exit code 1 when a cell failed.
+
+    Cells that lack data or weights are told and shown as missing. A second call goes on where the first one ended.
+
+    Args:
+        name: a study (--list names them), or the path of a study file.
+        output: folder for everything, by default studies/NAME.
+        data: folder of prepared releases, one folder per dataset of the study.
+        weights: pretrained, random, tiny or a path.
+        only: patterns of cells, comma-separated, e.g. 'xray/*/linear_probe/*,*/seed0'.
+        dry_run: print the plan and write nothing.
+        jobs: cells at once, each in a process of its own.
+        n_bootstrap: replicates for intervals.
+        seeds: comma-separated, in place of the study's.
+        overrides: for all cells that have such settings, e.g. '{"train": {"epochs": 2}, "evaluate": {}}'.
+        download: fetch weights that are missing; nothing is downloaded without it (but the CT of the demo data).
+        tracking_uri: of MLflow, by default a file in the output folder; off = no tracking.
+        collect_only: run nothing, write tables and figures of what is there.
+        run_only: run, without tables and figures.
+        list: list the studies.
+        **unknown: refused; without it, a misspelt --dry_run would be told only after the whole study has run.
+    """
+    from fairmedfm_monai.cli import study as studying
+
+    if unknown.pop("help", False):
+        print(inspect.getdoc(study))
+        return
+    studying.refuse_options(unknown, inspect.signature(study).parameters)
+    switches = {"dry_run": dry_run, "download": download, "list": list}
+    studying.check_flags({**switches, "collect_only": collect_only, "run_only": run_only})
+    studying.check_number("jobs", jobs, least=1)
+    studying.check_number("n_bootstrap", n_bootstrap, least=0)
+    if list or name is None:
+        studying.list_studies()
+        return
+    found = studying.load_study(name)
+    call = studying.Call(
+        study=found,
+        output=Path(output) if output else Path("studies") / found.name,
+        data=Path(data) if data else None,
+        weights=weights,
+        only=_names(only),
+        seeds=studying.parsed_seeds(seeds),
+        overrides=studying.parsed_overrides(overrides),
+        n_bootstrap=n_bootstrap,
+        jobs=jobs,
+        tracking_uri=tracking_uri,
+    )
+    well = studying.run_call(call, dry_run=dry_run, download=download, run=not collect_only, collect=not run_only)
+    if not well:
+        sys.exit(1)

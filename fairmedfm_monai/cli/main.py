@@ -26,6 +26,7 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "evaluate": commands.evaluate,
     "attributes": commands.attributes,
     "demo": commands.demo,
+    "study": commands.study,
 }
 
 

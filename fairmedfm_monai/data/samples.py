@@ -145,9 +145,11 @@ class SampleDataset(Dataset):
             msg = f"index {index} of {len(self)} samples"
             raise IndexError(msg)  # `for item in dataset` ends by it
         case, sample = self.chosen(index % len(self))
+        asked = case_name(self.data[index % len(self) // self.samples_per_case])
         item = {
             **self._item(case, sample),
             "case_id": case_name(self.data[case]),
+            "failed": f"{asked}: {self.failed[asked]}" if asked in self.failed else "",
             "attributes": dict(self.data[case].get("attributes", {})),
             "sample": sample,
             "epoch": self.epoch,

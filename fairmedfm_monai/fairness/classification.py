@@ -10,10 +10,11 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from fairmedfm_monai.fairness.binary import BinaryProblem
+from fairmedfm_monai.fairness.class_odds import class_odds_rows
 from fairmedfm_monai.fairness.curves import group_curves
 from fairmedfm_monai.fairness.inputs import ClassificationInput, read_classification
-from fairmedfm_monai.fairness.macro import MacroProblem
-from fairmedfm_monai.fairness.registry import CLASSIFICATION_METRICS, FIXED_SPECIFICITY, check_metrics
+from fairmedfm_monai.fairness.macro import MacroProblem, TopClass
+from fairmedfm_monai.fairness.registry import CLASSIFICATION_METRICS, FIXED_SPECIFICITY, check_metrics, over_classes
 from fairmedfm_monai.fairness.report import FairnessReport, make_report
 from fairmedfm_monai.fairness.tables import Sample, Tables, permutations_for, resampling_settings
 
@@ -48,8 +49,9 @@ def evaluate_classification(
 
     Binary results have an empty ``label``. Multi-class and multi-label results have one block per class (one-vs-rest)
     and one with an empty ``label``: the mean over classes, except that ``accuracy`` of a multi-class problem is the
-    share of right top classes. A positive decision is ``score >= operating_point`` (binary, multi-label) or the top
-    class (multi-class).
+    share of right top classes. That block also has what classes have only together: ``f1_variance``, ``f1_sd`` and, of
+    a multi-class problem, ``ece_top_label`` (see `MacroProblem`), and the disparity ``equalized_odds_class_mean``. A
+    positive decision is ``score >= operating_point`` (binary, multi-label) or the top class (multi-class).
 
     Args:
         y_true: (n,) class index or class name (binary, multi-class), or (n, C) 0/1 (multi-label; NaN = no label).
@@ -68,7 +70,7 @@ def evaluate_classification(
         n_bootstrap: replicates; 0 = analytic intervals only, no permutation, no curves (fast enough for every epoch).
         seed: seed of resampling; results depend on it and on the data, not on names or orders.
         failed: cases without a prediction: attribute columns as in ``attributes``, ``patient_id``.
-        metrics: subset of ``CLASSIFICATION_METRICS``; default all.
+        metrics: subset of ``CLASSIFICATION_METRICS`` and, of several classes, of ``over_classes``; default all.
         n_permutations: shuffles for null bands and p-values; default ``n_bootstrap`` or more, where many tests are
             adjusted.
         percentile: percentile bootstrap intervals for every metric, to compare with other tools; the default intervals
@@ -77,7 +79,6 @@ def evaluate_classification(
     Raises:
         ValueError: on shapes that do not fit, labels outside the classes, undeclared groups or unknown metrics.
     """
-    names = check_metrics(list(metrics) if metrics is not None else None, CLASSIFICATION_METRICS)
     data = read_classification(
         y_true,
         y_score,
@@ -90,6 +91,7 @@ def evaluate_classification(
         failed=failed,
         points=_per_case(operating_point),
     )
+    names, together = _names(data, metrics)
     tests = len(data.groupings) * (1 if data.kind == "binary" else len(data.classes) + 1)
     permutations = permutations_for(n_bootstrap, tests) if n_permutations is None else n_permutations
     sample = data.sample(split, n_bootstrap=n_bootstrap, n_permutations=permutations, seed=seed, percentile=percentile)
@@ -104,7 +106,7 @@ def evaluate_classification(
         if n_bootstrap:
             curves[label] = group_curves(problem, part)
     if data.kind != "binary":
-        _add_macro(tables, sample, data, problems)
+        _add_macro(tables, sample, data, problems, together)
     settings = resampling_settings(sample) | {
         "task": "classification",
         "kind": data.kind,
@@ -115,6 +117,17 @@ def evaluate_classification(
     }
     by_kind = {kind: {split: {label: curves[label][kind] for label in curves}} for kind in ("roc", "calibration")}
     return make_report(tables.subgroups, tables.disparities, notes=sample.notes, settings=settings, curves=by_kind)
+
+
+def _names(data: ClassificationInput, given: Sequence[str] | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Metrics of each class, and those of all classes together."""
+    joint = () if data.kind == "binary" else over_classes(multi_label=data.kind == "multi_label")
+    chosen = check_metrics(list(given) if given is not None else None, (*CLASSIFICATION_METRICS, *joint))
+    names = tuple(name for name in chosen if name not in joint)
+    if not names:
+        msg = f"metrics: expected at least one of {list(CLASSIFICATION_METRICS)}, got {list(chosen)}"
+        raise ValueError(msg)
+    return names, tuple(name for name in chosen if name in joint)
 
 
 def _per_case(given: float | Mapping[str, float] | ArrayLike | None) -> ArrayLike | None:
@@ -160,11 +173,24 @@ def _problem(
     return BinaryProblem(truth == 1, score, decision, names, probability), missing
 
 
-def _add_macro(tables: Tables, sample: Sample, data: ClassificationInput, problems: list[BinaryProblem]) -> None:
+def _add_macro(
+    tables: Tables,
+    sample: Sample,
+    data: ClassificationInput,
+    problems: list[BinaryProblem],
+    together: tuple[str, ...],
+) -> None:
     complete = replace(sample, failed=sample.failed | ~np.isfinite(data.truth).all(axis=1))
-    right = None
-    if data.kind == "multi_class":
-        right = data.truth[np.arange(len(data.top)), data.top] == 1
-    problem = MacroProblem(problems, data.classes, right)
-    outcome = data.truth.sum(axis=1) > 0 if data.kind == "multi_label" else data.truth[:, 0] != 1
-    tables.add(problem, complete, np.asarray(outcome))
+    problem = MacroProblem(problems, data.classes, _top(data, problems), together)
+    outcome = np.asarray(data.truth.sum(axis=1) > 0 if data.kind == "multi_label" else data.truth[:, 0] != 1)
+    tables.add(problem, complete, outcome)
+    if {"sensitivity", "specificity"} <= set(problem.metrics):
+        tables.disparities += class_odds_rows(problems, data.classes, complete, outcome)
+
+
+def _top(data: ClassificationInput, problems: Sequence[BinaryProblem]) -> TopClass | None:
+    if data.kind != "multi_class":
+        return None
+    rows = np.arange(len(data.top))
+    right = data.truth[rows, data.top] == 1
+    return TopClass(right, data.score[rows, data.top], all(problem.probability for problem in problems))

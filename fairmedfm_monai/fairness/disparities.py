@@ -22,6 +22,8 @@ NAMED = {"equal_opportunity": "sensitivity", "demographic_parity": "selection_ra
 """Criteria that are the gap of one rate (Hardt et al. 2016; Dwork et al. 2012; Chouldechova 2017)."""
 ODDS_METRIC = "sensitivity_specificity"
 ODDS_STATISTICS = ("equalized_odds_difference", "equalized_odds_mean_difference", "equalized_odds_score")
+ODDS_OVER_CLASSES = "equalized_odds_class_mean"
+"""Of several classes: the mean over classes of each class's ``equalized_odds_difference``."""
 EQUITY_SCALED = ("es_sum", "es_std", "es_std_sample")
 DISTANCE = "dto"
 """Distance to the optimum: the only statistic that needs every group that has cases."""

@@ -9,13 +9,16 @@ from numpy.typing import NDArray
 from fairmedfm_monai.fairness.registry import SEGMENTATION_METRICS
 
 IS_MEAN = "is_label_mean"
+DERIVED = "derived"
+"""Column that marks the rows of unions of other labels."""
 IntArray = NDArray[np.int64]
 
 
 def add_label_means(table: pd.DataFrame) -> tuple[pd.DataFrame, IntArray]:
     """Append the mean over labels of every case, for each prompt that has several labels.
 
-    A case's mean goes over the labels that it has a score for: an empty reference does not count. The row is of an
+    A case's mean goes over the labels that it has a score for: an empty reference does not count, nor does a union of
+    other labels (column ``DERIVED``), whose parts would count twice. The row is of an
     empty reference (or prediction) when all labels are, and failed when one of them failed, because a mean over
     fewer labels is another quantity.
 
@@ -31,7 +34,7 @@ def add_label_means(table: pd.DataFrame) -> tuple[pd.DataFrame, IntArray]:
     own = np.arange(len(table), dtype=np.int64)
     if "case_id" not in table:
         return table, own
-    named = table[table["label"] != ""]
+    named = table[(table["label"] != "") & ~derived(table)]
     several = named.groupby("prompt")["label"].nunique()
     named = named[named["prompt"].isin(several[several > 1].index)]
     if named.empty:
@@ -55,3 +58,8 @@ def add_label_means(table: pd.DataFrame) -> tuple[pd.DataFrame, IntArray]:
     sources = means.pop("position").to_numpy(dtype=np.int64)
     means["label"], means[IS_MEAN] = "", True
     return pd.concat([table, means], ignore_index=True), np.concatenate([own, sources])
+
+
+def derived(table: pd.DataFrame) -> pd.Series:
+    """Which rows are of a union of other labels."""
+    return table[DERIVED].eq(True) if DERIVED in table else pd.Series(data=False, index=table.index)

@@ -58,6 +58,11 @@ _CLASSIFICATION = (
     Metric("ece", higher_is_better=False, interval="bootstrap"),
     Metric("ece_fairmedfm", higher_is_better=False, interval="none"),
 )
+_OVER_CLASSES = (
+    Metric("f1_variance", higher_is_better=False, upper=0.25, interval="bootstrap"),
+    Metric("f1_sd", higher_is_better=False, upper=0.5, interval="bootstrap"),
+    Metric("ece_top_label", higher_is_better=False, interval="bootstrap"),
+)
 _SEGMENTATION = (
     Metric("dice", interval="logit"),
     Metric("iou", interval="logit"),
@@ -82,7 +87,13 @@ CLICK_METRICS = ("clicks85", "clicks90", "reached85", "reached90")
 """Of prompts with correction clicks; other prompts have none of them."""
 CLASSIFICATION_METRICS = tuple(metric.name for metric in _CLASSIFICATION)
 SEGMENTATION_METRICS = tuple(metric.name for metric in _SEGMENTATION)
-METRICS = {metric.name: metric for metric in (*_CLASSIFICATION, *_SEGMENTATION)}
+METRICS = {metric.name: metric for metric in (*_CLASSIFICATION, *_OVER_CLASSES, *_SEGMENTATION)}
+
+
+def over_classes(*, multi_label: bool) -> tuple[str, ...]:
+    """Metrics of several classes together, which no class has alone; several labels per case have no top one."""
+    names = tuple(metric.name for metric in _OVER_CLASSES)
+    return tuple(name for name in names if name != "ece_top_label") if multi_label else names
 
 
 def check_metrics(names: tuple[str, ...] | list[str] | None, known: tuple[str, ...]) -> tuple[str, ...]:

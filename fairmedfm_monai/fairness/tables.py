@@ -28,8 +28,11 @@ INTERVALS = {
     "rates": "Wilson; with several cases per patient on the effective sample size",
     "auc, balanced_accuracy, f1, brier, Dice, IoU, NSD": "clustered variance (AUC: DeLong, Obuchowski), Student, logit",
     "bce and distances": "clustered variance, Student, log scale",
-    "auprc, ece, sensitivity_at_specificity_90, medians": "percentile bootstrap of patients",
+    "auprc, ece, ece_top_label, f1_variance, f1_sd, sensitivity_at_specificity_90, medians": (
+        "percentile bootstrap of patients"
+    ),
     "gap and named criteria": "all pairs at once (Sidak), each difference by MOVER from the groups' intervals",
+    "equalized_odds_class_mean": "mean of the classes' intervals, which hold all at once (Bonferroni)",
     "worst, ratio, sd, skewness, es_*, dto": "range over the joint region of the groups' intervals (Sidak)",
 }
 
@@ -140,7 +143,7 @@ class Tables:
         present = [index for index, estimate in enumerate(estimates) if estimate.n]
         null = np.empty((0, len(present), len(problem.metrics)))
         if len(present) > 1 and sample.n_permutations:
-            null = _null(problem, sample, outcome, grouping, present)
+            null = shuffled_values(problem, sample, outcome, grouping, present)
         between = Between(problem.metrics, grouping, estimates, everyone, null, present)
         names = {**key, "attribute": grouping.name}
         self.disparities += [{**names, **row} for row in between.rows()]
@@ -159,9 +162,10 @@ def _subgroup_rows(
     return rows
 
 
-def _null(
+def shuffled_values(
     problem: Problem, sample: Sample, outcome: BoolArray, grouping: Grouping, present: Sequence[int]
 ) -> FloatArray:
+    """Metrics (R, len(present), M) of the groups that have a case, when groups are shuffled among patients."""
     rows = np.flatnonzero((grouping.codes >= 0) & ~sample.failed)
     position = np.full(len(grouping.groups), -1)
     position[list(present)] = np.arange(len(present))
@@ -210,7 +214,7 @@ class Between:
         """One row per metric and statistic, equalised odds last."""
         rows = [row for index in range(len(self.metrics)) for row in self._of_metric(index)]
         if {"sensitivity", "specificity"} <= set(self.metrics):
-            rows += [_disparity_row(dis.ODDS_METRIC, name, cell) for name, cell in self._odds().items()]
+            rows += [disparity_row(dis.ODDS_METRIC, name, cell) for name, cell in self._odds().items()]
         return rows
 
     def _usable(self, indices: Sequence[int]) -> tuple[list[int], str]:
@@ -245,7 +249,7 @@ class Between:
         usable, without = self._usable([index])
         if len(usable) < 2:
             cell = dis.Disparity(reason=f"fewer than two groups can be compared; {without}".rstrip("; "))
-            return [_disparity_row(name, statistic, cell) for statistic in dis.statistics_of(metric)]
+            return [disparity_row(name, statistic, cell) for statistic in dis.statistics_of(metric)]
         values, null = self._column(index, usable)
         region = self._region(index, usable)
         rows = []
@@ -262,7 +266,7 @@ class Between:
             if statistic == dis.DISTANCE and self._unmeasured(usable):
                 cell = dis.Disparity(reason="every group with cases must have a value")
             cell.reason = "; ".join(part for part in (cell.reason, without) if part)
-            rows.append(_disparity_row(name, statistic, cell))
+            rows.append(disparity_row(name, statistic, cell))
         return rows
 
     def _odds(self) -> dict[str, dis.Disparity]:
@@ -280,7 +284,8 @@ class Between:
         return dict(cells)
 
 
-def _disparity_row(metric: str, statistic: str, cell: dis.Disparity) -> dict[str, Any]:
+def disparity_row(metric: str, statistic: str, cell: dis.Disparity) -> dict[str, Any]:
+    """One row of the disparity table, but for the columns that say of what."""
     return {
         "metric": metric,
         "statistic": statistic,

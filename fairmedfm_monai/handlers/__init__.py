@@ -7,6 +7,7 @@ from fairmedfm_monai._lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "EarlyStopping": ".early_stopping",
         "FairnessHandler": ".fairness",
         "GroupCodes": ".group_codes",
         "ProbabilityWriter": ".probabilities",

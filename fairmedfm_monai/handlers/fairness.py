@@ -10,17 +10,20 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from ignite.engine import Engine, Events
 
+from fairmedfm_monai.fairness.label_mean import DERIVED
 from fairmedfm_monai.fairness.predictions import evaluate_predictions
+from fairmedfm_monai.fairness.surface import TOLERANCE_MM
 
 from . import records, selection
 from .evaluation import Settings, predictions_meta, write_evaluation
-from .masks import MASK_COLUMNS, segmentation_values
+from .masks import MASK_COLUMNS, check_derived, segmentation_values
 from .output import free_output_dir
 from .prompt_log import prompts_of, write_prompts
 from .slice_table import slice_rows, write_slices
 
 if TYPE_CHECKING:
     from fairmedfm_monai.data.dataset import DatasetInfo
+    from fairmedfm_monai.fairness.report import FairnessReport
 
 logger = logging.getLogger(__name__)
 
@@ -47,13 +50,17 @@ class FairnessHandler:
         seed: of bootstrap and permutations.
         select_by: name of the metric that becomes ``selection``, e.g. ``val/auc`` or
             ``val/sex/disparity/worst/auc``. Metrics of which less is better change their sign, so that the largest
-            ``selection`` is the best; an undefined value is ``-inf``.
+            ``selection`` is the best; an undefined value is ``-inf``. Of several names (a list, or text with commas)
+            the best has the smallest distance to the optimum and is on their Pareto front.
         log_cases: keep real case ids in ``predictions.parquet`` and let a copy with hashed ids be tracked. Without it
             ids on disk are hashes (the salt stays in the package's home folder) and no case-level file is tracked.
         stamps: sentences that every output carries, e.g. on random weights; empty ones are left out.
         split: split of cases that name none, and the splits that ``select_by`` may name (text or list).
         axis: spatial axis along which a 2D model went through volumes, for the filled boxes; None = one 3D box; of
             ``vote`` (all three axes) the last one is taken.
+        derived_labels: unions of labels that are scored beside the labels: name -> labels. They are no part of the mean
+            over labels.
+        nsd_tolerance: tolerance of the surface Dice in mm; in pixels where images have no spacing.
         slice_table: also write ``slices.csv``, the pool of all slices that a published protocol reports.
         overwrite: write to ``output_dir`` even when it holds a run.
         title: of the report; empty = from tags and dataset.
@@ -61,7 +68,8 @@ class FairnessHandler:
         files: files to record by SHA-256, e.g. the checkpoint; those that do not exist are skipped.
 
     Raises:
-        ValueError: when ``select_by`` does not exist; the message lists the valid names.
+        ValueError: when ``select_by`` does not exist; the message lists the valid names. A union of labels that there
+            are not.
     """
 
     def __init__(
@@ -73,11 +81,13 @@ class FairnessHandler:
         operating_point: float | Mapping[str, float] | None = None,
         n_bootstrap: int = 1000,
         seed: int = 0,
-        select_by: str | None = None,
+        select_by: str | Sequence[str] | None = None,
         log_cases: bool = False,
         stamps: Sequence[str] = (),
         split: str | Sequence[str] | None = None,
         axis: int | str | None = -1,
+        derived_labels: Mapping[str, Sequence[str]] | None = None,
+        nsd_tolerance: float = TOLERANCE_MM,
         slice_table: bool = False,
         overwrite: bool = False,
         title: str = "",
@@ -87,9 +97,12 @@ class FairnessHandler:
         self.dataset = dataset
         self.prompts = list(prompts or [""])
         self.output_dir = output_dir
-        self.select_by = select_by
+        self.select_by = [] if select_by is None else selection.named(select_by)
         self.log_cases = log_cases
         self.axis = -1 if isinstance(axis, str) else axis
+        self.derived_labels = dict(derived_labels or {})
+        check_derived(self.derived_labels, dataset.labels)
+        self.nsd_tolerance = nsd_tolerance
         self.slice_table = slice_table
         self.overwrite = overwrite
         self.attributes = list(dataset.attributes)
@@ -103,8 +116,8 @@ class FairnessHandler:
         self.slices: list[records.Row] = []
         self.prompt_rows: list[records.Row] = []
         self._keys: list[str] = []
-        if select_by is not None:
-            selection.check_name(select_by, dataset, prompts=self.prompts, splits=self.splits)
+        self._looked = False
+        selection.check_names(self.select_by, dataset, prompts=self.prompts, splits=self.splits)
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator."""
@@ -140,7 +153,9 @@ class FairnessHandler:
         for line in engine.state.failed_cases:
             logger.warning("case left out: %s", line)
         if self.output_dir is None:
-            metrics = evaluate_predictions(table, self.meta, n_bootstrap=0, seed=self.settings.seed).metrics()
+            report = evaluate_predictions(table, self.meta, n_bootstrap=0, seed=self.settings.seed)
+            metrics = report.metrics()
+            self._warn_once(report, metrics)
         else:
             done = records.on_rank0(lambda: self._write(table))
             metrics, engine.state.output_dir = done
@@ -149,7 +164,13 @@ class FairnessHandler:
     def _scored(self, row: records.Row, output: Mapping[str, Any]) -> list[records.Row]:
         if self.dataset.task == "segmentation":
             rows = segmentation_values(
-                output, self.dataset.labels, self.prompts, axis=self.axis, case_id=row["case_id"]
+                output,
+                self.dataset.labels,
+                self.prompts,
+                axis=self.axis,
+                case_id=row["case_id"],
+                derived=self.derived_labels,
+                tolerance=self.nsd_tolerance,
             )
             return [row | values for values in rows]
         values = records.classification_values(output, self.dataset)
@@ -162,7 +183,12 @@ class FairnessHandler:
     def _for_all_masks(self, row: records.Row) -> list[records.Row]:
         if self.dataset.task != "segmentation":
             return [row]
-        return [row | {"label": label, "prompt": kind} for kind in self.prompts for label in self.dataset.labels]
+        derived = self.derived_labels
+        return [
+            row | {"label": label, "prompt": kind, **({DERIVED: label in derived} if derived else {})}
+            for kind in self.prompts
+            for label in [*self.dataset.labels, *derived]
+        ]
 
     def _table(self, rows: list[records.Row]) -> pd.DataFrame:
         if not rows:
@@ -199,12 +225,22 @@ class FairnessHandler:
         logger.info("report: %s/report.html", folder)
         return report.metrics(), folder
 
+    def _warn_once(self, report: FairnessReport, metrics: Mapping[str, float]) -> None:
+        """Say at the first validation that nothing can be chosen by ``select_by``, and what is kept then."""
+        if self.select_by and not self._looked and math.isinf(selection.value(self.select_by, metrics)):
+            logger.warning(
+                "`select_by` is undefined at the first validation (%s): until it is defined, every validation replaces "
+                "the checkpoint, which is the last one then, and `patience` does not count",
+                selection.why_undefined(self.select_by, report),
+            )
+        self._looked = True
+
     def _publish(self, engine: Engine, metrics: Mapping[str, float]) -> None:
         for key in self._keys:  # a value that is undefined now must not keep last epoch's number
             engine.state.metrics.pop(key, None)
         self._keys = list(metrics)
         engine.state.metrics.update(metrics)
-        if self.select_by is not None:
+        if self.select_by:
             engine.state.metrics[selection.KEY] = selection.value(self.select_by, metrics)
 
 

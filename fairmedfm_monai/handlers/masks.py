@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fairmedfm_monai.fairness.surface import filled_box_dice, segmentation_record
+from fairmedfm_monai.fairness.label_mean import DERIVED
+from fairmedfm_monai.fairness.surface import TOLERANCE_MM, filled_box_dice, segmentation_record
 
 from .click_values import CLICK_COLUMNS, click_values
 from .records import Row, to_numpy
 
 MASK_COLUMNS = (
     *("tp", "fp", "fn", "n_ref_voxels", "n_pred_voxels", "empty_reference", "empty_prediction"),
-    *("dice", "iou", "hd95", "hd95_pooled", "hd", "nsd", "assd", "filled_box_dice", "spacing"),
+    *("dice", "iou", "hd95", "hd95_pooled", "hd", "nsd", "assd", "filled_box_dice", "spacing", "nsd_tolerance"),
     *CLICK_COLUMNS,
 )
 """Columns of a scored mask; a failed case has none of them, and only correction clicks fill the last ones."""
 
 
 def segmentation_values(
-    output: Mapping[str, Any], labels: Mapping[str, int], prompts: Sequence[str], *, axis: int | None, case_id: str
+    output: Mapping[str, Any],
+    labels: Mapping[str, int],
+    prompts: Sequence[str],
+    *,
+    axis: int | None,
+    case_id: str,
+    derived: Mapping[str, Sequence[str]] | None = None,
+    tolerance: float = TOLERANCE_MM,
 ) -> list[Row]:
     """Score all predicted masks of one case against its label map, in millimetres.
 
@@ -35,9 +44,11 @@ def segmentation_values(
         axis: spatial axis of the slices that the filled boxes are drawn in; None = one box for the whole volume.
             Images are always one box.
         case_id: for error messages.
+        derived: name -> labels whose union is scored too, in reference and prediction.
+        tolerance: of the surface Dice in mm (in pixels where the image has no spacing).
 
     Returns:
-        K * L rows with ``label``, ``prompt`` and ``MASK_COLUMNS``.
+        K * L rows with ``label``, ``prompt`` and ``MASK_COLUMNS``, then K rows per union, marked in ``DERIVED``.
 
     Raises:
         ValueError: when channels or grid do not fit.
@@ -51,18 +62,39 @@ def segmentation_values(
             f"on the grid of the label), but it is {predicted.shape}; keep both on one grid in the postprocessing"
         )
         raise ValueError(msg)
-    spacing = _spacing(output, reference.ndim)
+    spacing, place = _spacing(output, reference.ndim), {name: number for number, name in enumerate(labels)}
     rows = []
-    for position, (name, value) in enumerate(labels.items()):
-        truth = reference == value
-        box = {"filled_box_dice": boxes_dice(truth, axis)}
+    for name, members in {**{name: [name] for name in labels}, **(derived or {})}.items():
+        truth = union(reference == labels[member] for member in members)
+        box = {"filled_box_dice": boxes_dice(truth, axis), **({DERIVED: name not in labels} if derived else {})}
         for kind, prompt in enumerate(prompts):
-            channel = kind * len(labels) + position
-            record = segmentation_record(predicted[channel] > 0.5, truth, spacing) | click_values(
-                output["pred"], channel
-            )
+            channels = [kind * len(labels) + place[member] for member in members]
+            found = union(predicted[channel] > 0.5 for channel in channels)
+            record = segmentation_record(found, truth, spacing, tolerance=tolerance)
+            if name in labels:
+                record |= click_values(output["pred"], channels[0])
             rows.append({"label": name, "prompt": prompt, **record, **box, "spacing": _text(spacing)})
     return rows
+
+
+def union(masks: Iterable[NDArray[np.bool_]]) -> NDArray[np.bool_]:
+    """What is in any of some masks of one shape."""
+    return functools.reduce(np.logical_or, masks)
+
+
+def check_derived(derived: Mapping[str, Sequence[str]], labels: Mapping[str, int]) -> None:
+    """Refuse unions of labels that there are not, or under the name of a label.
+
+    Raises:
+        ValueError: names the union.
+    """
+    for name, members in derived.items():
+        if name in labels or not members or not set(members) <= set(labels):
+            msg = (
+                f"`derived_labels`: {name!r} = {list(members)} must be a new name for labels of the dataset, "
+                f"which are {', '.join(labels)}"
+            )
+            raise ValueError(msg)
 
 
 def boxes_dice(reference: NDArray[np.bool_], axis: int | None) -> float:

@@ -14,12 +14,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-# Set before the first call: patients' data stay home and so do usage statistics; an unreachable server
-# costs seconds, not MLflow's default of about four minutes per call. What a user has set is kept.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+from .mlflow_environment import environment_tags  # sets what MLflow reads when it is imported
 
+# isort: split
 from ignite.engine import Engine, Events
 from monai.handlers import MLFlowHandler
 from monai.handlers.mlflow_handler import mlflow
@@ -72,6 +69,8 @@ class TrackingHandler(MLFlowHandler):
         experiment_name: experiments compare models on a dataset, hence ``fairmedfm-<dataset>``.
         run_name: unique per run, shared by the handlers of one run (see :func:`unique_run_name`).
         tags: run tags; values are made strings, lists are joined by ``; ``, None and empty values are left out.
+            Those of the environment (``FAIRMEDFM_RUN_TAGS``, a JSON object) come on top: with ``mlflow.parentRunId``
+            a run becomes the child of another.
         output_dir: folder of an evaluation (``engine.state.output_dir`` wins when a FairnessHandler has set it): its
             tables, report, model card and ``run.json`` are uploaded at the end, nothing that names a case.
         log_cases: upload the predictions of ``output_dir`` too, with hashed ids.
@@ -84,6 +83,11 @@ class TrackingHandler(MLFlowHandler):
     """
 
     _unreachable: ClassVar[set[str]] = set()
+
+    @classmethod
+    def try_again(cls) -> None:
+        """Forget which stores could not be reached: for a process that goes on to an unrelated run."""
+        cls._unreachable.clear()
 
     def __init__(
         self,
@@ -98,7 +102,7 @@ class TrackingHandler(MLFlowHandler):
         close_on_complete: bool = False,
         **kwargs: Any,
     ) -> None:
-        self.tags = clean_tags(tags or {})
+        self.tags = clean_tags({**(tags or {}), **environment_tags()})
         default = f"sqlite:///{Path('mlruns.db').resolve()}"
         self.address = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or default
         self.files = [artifacts] if isinstance(artifacts, (str, Path)) else list(artifacts or [])
@@ -220,6 +224,7 @@ def log_output_dir(
     experiment_name: str | None = None,
     *,
     run_name: str | None = None,
+    tags: Mapping[str, Any] | None = None,
 ) -> str:
     """Log a finished output folder to MLflow afterwards: metrics and tags of ``run.json`` and the aggregate files.
 
@@ -228,6 +233,7 @@ def log_output_dir(
         tracking_uri: as for :class:`TrackingHandler`; None = ``MLFLOW_TRACKING_URI`` or MLflow's default.
         experiment_name: None = ``fairmedfm-<dataset>`` of ``run.json``.
         run_name: None = a new unique name.
+        tags: beside those of ``run.json``, which win.
 
     Returns:
         The id of the new MLflow run.
@@ -245,7 +251,8 @@ def log_output_dir(
     experiment = client.get_experiment_by_name(experiment_name)
     experiment_id = experiment.experiment_id if experiment else client.create_experiment(experiment_name)
     name = run_name or unique_run_name(folder.name)
-    run_id = str(client.create_run(experiment_id, run_name=name, tags=clean_tags(run.get("tags", {}))).info.run_id)
+    all_tags = clean_tags({**(tags or {}), **run.get("tags", {}), **environment_tags()})
+    run_id = str(client.create_run(experiment_id, run_name=name, tags=all_tags).info.run_id)
     now = int(time.time() * 1000)
     metrics = [mlflow.entities.Metric(key, value, now, 0) for key, value in loggable(run.get("metrics", {})).items()]
     client.log_batch(run_id, metrics=metrics)

@@ -1,10 +1,13 @@
 """Domain-independent training (Wang et al., Towards fairness in visual recognition, CVPR 2020, arXiv:1911.11834): one
 head per group on a shared representation.
+
+Classifiers answer with all heads at once (`DomainIndependentHead`). Networks that decode one case at a time answer with
+the layers of that case's group alone (`GroupTurn`, `GroupLayers`): their answers, masks, are large.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -71,3 +74,81 @@ class DomainIndependentLoss(GroupLoss):
             )
             raise ValueError(msg)
         return batch_mean(per_case(self.loss_function, own_head(pred, codes), target))
+
+
+class GroupTurn:
+    """Whose turn it is: the group of the case that a network is about to compute.
+
+    Attributes:
+        codes: (B,) groups of the batch, -1 = unknown; None = not known.
+    """
+
+    codes: Tensor | None = None
+    _row = 0
+
+    def of(self, row: int) -> None:
+        """It is the turn of this row of the batch."""
+        self._row = row
+
+    @property
+    def group(self) -> int:
+        """Code of the case whose turn it is.
+
+        Raises:
+            ValueError: when nobody said which groups the batch has.
+        """
+        if self.codes is None or self._row >= len(self.codes):
+            msg = (
+                "the groups of this batch are not known: call set_codes(codes) of the loss before the network (in a "
+                "bundle the handler `GroupCodes` does it; the batch needs `attributes`)"
+            )
+            raise ValueError(msg)
+        return int(self.codes[self._row])
+
+
+class GroupLayers(nn.Module):
+    """G layers side by side in the middle of a network that computes one case at a time.
+
+    In training mode a case gets the answer of its own group's layer, one of unknown group the mean of all; in
+    evaluation mode all get the mean. The layers of other groups have a gradient of zeros, as in
+    :class:`DomainIndependentHead`: no process waits for them.
+
+    Args:
+        layers: one per group.
+        turn: says which group's turn it is.
+    """
+
+    def __init__(self, layers: list[nn.Module], turn: GroupTurn) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(layers)
+        self.turn = turn
+
+    def forward(self, features: Tensor) -> Tensor:
+        """What the layer, or the mean of the layers, makes of the features of one case."""
+        answers = torch.stack([layer(features) for layer in self.heads])
+        group = self.turn.group if self.training else -1
+        return answers.mean(0) if group < 0 else answers[group]
+
+
+class GroupLayersLoss(GroupLoss):
+    """The plain loss of each case, with a network whose :class:`GroupLayers` answer for its own group.
+
+    Args:
+        loss_function: the plain loss.
+        num_groups: number G of groups.
+        turn: what the layers look at; it gets the codes of each batch.
+    """
+
+    def __init__(self, loss_function: LossFunction, num_groups: int, turn: GroupTurn) -> None:
+        super().__init__(loss_function, num_groups)
+        self.turn = turn
+
+    def set_codes(self, codes: Tensor | Sequence[int]) -> None:
+        """Groups of the next batch, before the network computes it."""
+        super().set_codes(codes)
+        self.turn.codes = self.codes
+
+    def compute(self, pred: Tensor, target: Tensor, codes: Tensor) -> Tensor:
+        """Mean loss of logits (B, ...); then nobody's turn is known any more."""
+        self.turn.codes = None
+        return batch_mean(per_case(self.loss_function, pred, target))

@@ -4,6 +4,7 @@ from the representation, and the representation learns to give it nothing to lea
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -85,7 +86,8 @@ class LAFTRLoss(GroupLoss):
     One backward pass trains both: the auditor towards knowing the group, everything before it away from that. The
     optimizer must have the parameters of this loss, too. The representation is what the module given to :meth:`watch`
     takes in, usually the head; where nothing before the head trains (a linear probe), watch nothing: then the auditor
-    reads the logits (Zhang et al. 2018), and ``dim`` is their number.
+    reads the logits (Zhang et al. 2018), and ``dim`` is their number. Where no module is given all cases at once,
+    :meth:`read` takes the representation from elsewhere.
 
     An auditor at chance is no proof that the group is gone: one that starts afresh may well find it (Elazar & Goldberg
     2018). The subgroup report tells what was gained.
@@ -130,15 +132,19 @@ class LAFTRLoss(GroupLoss):
         seen = 0 if criterion == "demographic_parity" else num_labels
         with seeded(seed):
             self.auditor = Auditor(dim, num_groups, num_labels=seen, hidden=hidden)
-        self._is_watching = False
+        self._take: Callable[[], Tensor | None] | None = None
         self._representation: Tensor | None = None
+
+    def read(self, take: Callable[[], Tensor | None]) -> None:
+        """Take what ``take`` gives after each batch, (B, D), as the representation; None = there is none."""
+        self._take = take
 
     def watch(self, module: nn.Module) -> RemovableHandle:
         """Take what ``module`` is given, (B, D), from now on as the representation.
 
         Slices or tokens (B, N, D) and maps (B, D, ...) are averaged.
         """
-        self._is_watching = True
+        self.read(self._take_kept)
 
         def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             if torch.is_grad_enabled():  # validation is none of the loss's business
@@ -168,10 +174,14 @@ class LAFTRLoss(GroupLoss):
             raise ValueError(msg)
         return labels, positive_column(labels, self.positive)
 
-    def _take_representation(self, pred: Tensor) -> Tensor:
-        if not self._is_watching:
-            return pred.flatten(2).mean(2) if pred.ndim > 2 else pred
+    def _take_kept(self) -> Tensor | None:
         found, self._representation = self._representation, None
+        return found
+
+    def _take_representation(self, pred: Tensor) -> Tensor:
+        if self._take is None:
+            return pred.flatten(2).mean(2) if pred.ndim > 2 else pred
+        found = self._take()
         if found is None or len(found) != len(pred):
             msg = "the module that LAFTR watches was not called with this batch: watch one that the network uses once"
             raise ValueError(msg)

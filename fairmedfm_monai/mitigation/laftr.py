@@ -11,20 +11,28 @@ from torch.utils.data import Sampler
 
 from fairmedfm_monai.losses.cells import CRITERIA
 from fairmedfm_monai.losses.laftr import LAFTRLoss
+from fairmedfm_monai.mitigation.case_representation import CaseRepresentation
 from fairmedfm_monai.mitigation.group_method import GroupMethod, positive_index
 from fairmedfm_monai.mitigation.heads import head_of, last_linear
+from fairmedfm_monai.mitigation.mask_heads import training_network
 from fairmedfm_monai.mitigation.options import Option
 
 
 class LAFTR(GroupMethod):
     """The auditor reads what the last linear layer of the head reads, if anything trains below that layer.
 
-    Otherwise (a linear probe, prototypes, slices of which one is chosen) it reads the logits. It has an optimizer of
-    its own, Adam, so that it learns at its own pace whatever optimizer and schedule the network has.
+    Otherwise (a linear probe, prototypes, slices of which one is chosen) it reads the logits. For masks it reads
+    :class:`~fairmedfm_monai.mitigation.case_representation.CaseRepresentation`. It has an optimizer of its own, Adam,
+    so that it learns at its own pace whatever optimizer and schedule the network has.
     """
 
     OPTIONS: ClassVar[Mapping[str, Option]] = {
-        "criterion": Option("equalised_odds", "among which cases groups are to look alike", CRITERIA),
+        "criterion": Option(
+            None,
+            "among which cases groups are to look alike; None = equalised_odds, for masks demographic_parity",
+            CRITERIA,
+            optional=True,
+        ),
         "strength": Option(1.0, "factor of the auditor's reversed gradient"),
         "positive_class": Option(None, "class of equal_opportunity; None = the card's positive class", optional=True),
         "hidden": Option(128, "width of the auditor's hidden layer"),
@@ -35,11 +43,19 @@ class LAFTR(GroupMethod):
     _optimizer: torch.optim.Optimizer | None = None
 
     def check(self) -> None:
-        """Masks have no classes for the auditor; a named class must exist."""
-        if self.dataset.task == "segmentation":
-            msg = f"mitigation {self.name!r} is for classification, but dataset {self.dataset.name!r} has masks"
+        """Fill in the criterion; masks have no class per case, and a named class must exist."""
+        for_masks = self.dataset.task == "segmentation"
+        if self.options["criterion"] is None:
+            self.options["criterion"] = "demographic_parity" if for_masks else "equalised_odds"
+        if not for_masks:
+            self._positive()
+        elif self.options["criterion"] != "demographic_parity" or self.options["positive_class"] is not None:
+            given = {name: self.options[name] for name in ("criterion", "positive_class")}
+            msg = (
+                "`mitigation_options`: masks have no class per case, so laftr on "
+                f"{self.dataset.name!r} needs criterion demographic_parity and no positive_class, but got {given}"
+            )
             raise ValueError(msg)
-        self._positive()
 
     def sampler(self, cases: Sequence[Mapping[str, Any]], *, whole_set: bool = False) -> Sampler | None:
         """Leaves the drawing to the loader; a search for a minimum does not work against an adversary."""
@@ -56,17 +72,16 @@ class LAFTR(GroupMethod):
         if network is None:
             msg = f"mitigation {self.name!r} needs `network` to make its loss"
             raise ValueError(msg)
-        classes = len(self.dataset.classes)
-        watched = _watched(network)
-        loss = LAFTRLoss(
-            base,
-            self.num_groups,
-            dim=watched.in_features if watched else classes,
-            num_labels=classes,
-            positive=self._positive(),
-            seed=self.seed,
-            **self.option("criterion", "strength", "hidden"),
-        )
+        settings = {"seed": self.seed, **self.option("criterion", "strength", "hidden")}
+        if self.dataset.task == "segmentation":
+            seen = CaseRepresentation(training_network(network))
+            self.representation = seen.text
+            loss = LAFTRLoss(base, self.num_groups, dim=seen.width, num_labels=0, **settings)
+            loss.read(seen.take)
+            return loss
+        classes, watched = len(self.dataset.classes), _watched(network)
+        dim = watched.in_features if watched else classes
+        loss = LAFTRLoss(base, self.num_groups, dim=dim, num_labels=classes, positive=self._positive(), **settings)
         self.representation = "input of the head's last linear layer" if watched else "logits"
         if watched:
             loss.watch(watched)

@@ -14,6 +14,7 @@ from torch.utils.data import Sampler
 
 from fairmedfm_monai.mitigation.groups import GroupCoder
 from fairmedfm_monai.mitigation.options import Option, chosen
+from fairmedfm_monai.mitigation.postprocess_rule import POSTPROCESSORS
 
 if TYPE_CHECKING:
     from fairmedfm_monai.data.dataset import DatasetInfo
@@ -204,10 +205,14 @@ def make_method(
         ValueError: an unknown method, option or attribute; lists the valid ones with their meaning.
     """
     if name not in METHODS:
-        near = difflib.get_close_matches(str(name), METHODS, n=1)
+        near = difflib.get_close_matches(str(name), [*METHODS, *POSTPROCESSORS], n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         listed = "; ".join(f"{key} ({meaning})" for key, (_, _, meaning) in METHODS.items())
-        msg = f"`mitigation` must be one of the methods below, but got {name!r}.{hint} Methods: {listed}"
+        msg = (
+            f"`mitigation` must be one of the methods below, but got {name!r}.{hint} Methods: {listed}. "
+            f"After training, on a table of predictions: {', '.join(POSTPROCESSORS)} "
+            "(python -m fairmedfm_monai evaluate eval/predictions.parquet --mitigation NAME)"
+        )
         raise ValueError(msg)
     module, kind, _ = METHODS[name]
     found: type[Method] = getattr(importlib.import_module(module, __package__), kind)

@@ -157,7 +157,10 @@ def rule_class(name: str) -> type[Rule]:
         near = difflib.get_close_matches(str(name), POSTPROCESSORS, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         listed = "; ".join(f"{key} ({meaning})" for key, (_, _, meaning) in POSTPROCESSORS.items())
-        msg = f"`mitigation` after training must be one of the methods below, but got {name!r}.{hint} Methods: {listed}"
+        msg = (
+            f"`mitigation` after training must be one of the methods below, but got {name!r}.{hint} Methods: {listed}. "
+            "Methods of training are for `--mitigation` of a bundle's train.json"
+        )
         raise ValueError(msg)
     module, kind, _ = POSTPROCESSORS[name]
     found: type[Rule] = getattr(importlib.import_module(module, __package__), kind)

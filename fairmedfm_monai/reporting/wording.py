@@ -50,6 +50,9 @@ _TEXTS: dict[str, Metric] = {
     "brier": Metric("Brier score", "mean squared error of the probabilities; lower is better"),
     "ece": Metric("Calibration error (ECE)", "distance of predicted and observed frequency; lower is better"),
     "ece_fairmedfm": Metric("Calibration error (FairMedFM)", "ECE with bins over each group's own range of scores"),
+    "f1_variance": Metric("F1 variance over classes", "how unequally the classes are recognised; lower is better"),
+    "f1_sd": Metric("F1 standard deviation over classes", "root of the variance; lower is better"),
+    "ece_top_label": Metric("Top-class calibration error", "confidence against share of right ones; lower is better"),
     "dice": Metric("Dice", "overlap with the reference; 1 is perfect"),
     "dice_median": Metric("Median Dice", "half of the cases overlap better than this"),
     "iou": Metric("IoU", "intersection over union with the reference"),
@@ -86,6 +89,7 @@ STATISTICS = {
     "equalized_odds_difference": "Equalised odds (larger gap)",
     "equalized_odds_mean_difference": "Equalised odds (mean gap)",
     "equalized_odds_score": "Equalised odds (score)",
+    "equalized_odds_class_mean": "Equalised odds (mean over classes of the larger gap)",
 }
 
 

@@ -21,6 +21,7 @@ __getattr__, __dir__ = lazy_exports(
         "Prototypes": ".prototypes",
         "SliceEncoder": ".slice_pooling",
         "SlicePooling": ".slice_pooling",
+        "WarmupPolynomialLR": ".schedules",
         "ZeroShotClassifier": ".zero_shot",
         "add_lora": ".lora",
         "add_segmenter_lora": ".segmentation_lora",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fairmedfm_monai.networks.segmenters.base import ImageEmbedding, PromptableSegmenter
+from fairmedfm_monai.usages.embeddings import OnCase, tensors_of, with_tensors
 from fairmedfm_monai.usages.prompted_training import decode_groups, grid_of, probe, probe_image
 from fairmedfm_monai.usages.segmenter_parts import freeze_unreached, part, set_modes, train_only
 
@@ -25,7 +26,13 @@ class PromptedDecoder(nn.Module):
         segmenter: changed in place by the training.
         kinds: kinds of prompts that will come.
         grid: size of the logits: one number for all axes, or one per axis.
+
+    Attributes:
+        on_case: for those who want to know which case is being decoded, see
+            :data:`~fairmedfm_monai.usages.embeddings.OnCase`.
     """
+
+    on_case: OnCase | None = None
 
     def __init__(self, segmenter: PromptableSegmenter, *, kinds: Sequence[str], grid: int | Sequence[int]) -> None:
         super().__init__()
@@ -36,7 +43,7 @@ class PromptedDecoder(nn.Module):
         image, coords, point_labels, size = probe(segmenter, kinds)
         with torch.no_grad():
             self._template = segmenter.embed(probe_image(segmenter).to(image.device))
-        self._shapes = {name: tensor.shape[1:] for name, tensor in _tensors(self._template).items()}
+        self._shapes = {name: tensor.shape[1:] for name, tensor in tensors_of(self._template).items()}
         vector, input_size = self.encode(image)
         freeze_unreached(self, (vector, coords, point_labels, size, torch.tensor([input_size], device=image.device)))
 
@@ -50,7 +57,7 @@ class PromptedDecoder(nn.Module):
         """Embedding (1, L) of one image (1, C, *size) and the size that it had inside the model's input."""
         image = image.expand(-1, 3, -1, -1) if self.segmenter.spatial_dims == 2 else image
         embedding = self.segmenter.embed(image)
-        flat = [tensor.flatten(1).float() for tensor in _tensors(embedding).values()]
+        flat = [tensor.flatten(1).float() for tensor in tensors_of(embedding).values()]
         return torch.cat(flat, dim=1), tuple(embedding.input_size)
 
     def forward(self, vector: Tensor, coords: Tensor, point_labels: Tensor, size: Tensor, input_size: Tensor) -> Tensor:
@@ -67,7 +74,7 @@ class PromptedDecoder(nn.Module):
         def embed(rows: Tensor, shape: tuple[int, ...]) -> ImageEmbedding:
             return self._unpack(vector[rows], shape, tuple(input_size[rows[0]].tolist()))
 
-        return decode_groups(self.segmenter, embed, coords, point_labels, size, grid=self.grid)
+        return decode_groups(self.segmenter, embed, coords, point_labels, size, grid=self.grid, on_case=self.on_case)
 
     @torch.jit.unused
     def train(self, mode: bool = True) -> PromptedDecoder:
@@ -82,23 +89,4 @@ class PromptedDecoder(nn.Module):
             name: part.reshape(len(vector), *shape)
             for part, (name, shape) in zip(parts, self._shapes.items(), strict=True)
         }
-        fields: dict[str, Tensor | tuple[Tensor, ...]] = {}
-        for field in dataclasses.fields(self._template):
-            several = [tensor for name, tensor in tensors.items() if name.startswith(f"{field.name}.")]
-            if field.name in tensors:
-                fields[field.name] = tensors[field.name]
-            elif several:
-                fields[field.name] = tuple(several)
-        return dataclasses.replace(self._template, **fields, original_size=size, input_size=input_size)  # type: ignore[arg-type]
-
-
-def _tensors(embedding: ImageEmbedding) -> dict[str, Tensor]:
-    """All tensors of an embedding by field, those of a sequence numbered."""
-    found = {}
-    for field in dataclasses.fields(embedding):
-        value = getattr(embedding, field.name)
-        if isinstance(value, Tensor):
-            found[field.name] = value
-        elif isinstance(value, (tuple, list)) and value and all(isinstance(item, Tensor) for item in value):
-            found |= {f"{field.name}.{number}": item for number, item in enumerate(value)}
-    return found
+        return dataclasses.replace(with_tensors(self._template, tensors), original_size=size, input_size=input_size)

@@ -15,10 +15,13 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fairmedfm_monai.networks.checkpoint import WeightsError
+from fairmedfm_monai.networks.checkpoint import WeightsError, load_checked, read_checkpoint
 from fairmedfm_monai.networks.weights import seeded
 from fairmedfm_monai.usages.fused_qkv import fuse_qkv
 from fairmedfm_monai.usages.trainable import trainable_parameters
+
+ADAPTER_NAME = "adapter.safetensors"
+_SAME = 1e-3  # of the largest value: merging rounds, and graphics cards more than others
 
 
 def add_lora(
@@ -177,6 +180,41 @@ class MergedState:
         if self._adapter is not None:
             save_adapter(self._model, self._adapter)
         return dict(self.merged().state_dict())
+
+    def start(self, checkpoint: str | Path) -> None:
+        """Go on from what another instance saved.
+
+        Adapters, and what trained beside them, come from ``adapter.safetensors`` beside the checkpoint, all else but
+        the adapted layers from the checkpoint itself. Those layers keep the weights of the foundation model, so that
+        the same parameters train on; merged they must be the checkpoint's, which shows that all belongs together.
+
+        Args:
+            checkpoint: ``model.pt``.
+
+        Raises:
+            WeightsError: a checkpoint of another model, rank or targets, adapters missing or of another checkpoint, or
+                other weights of the foundation model.
+        """
+        path = Path(checkpoint)
+        adapter, state = path.with_name(ADAPTER_NAME), read_checkpoint(path)
+        if not adapter.is_file():
+            msg = f"{path} has no {ADAPTER_NAME} beside it, which its training wrote: without it LoRA cannot go on"
+            raise WeightsError(msg)
+        load_checked(self.merged(), state, origin=str(path))  # names and shapes; the copy is thrown away
+        load_adapter(self._model, adapter)
+        own = self._model.get_base_model().state_dict()
+        with torch.no_grad():
+            for name in own.keys() & state.keys():
+                own[name].copy_(state[name])
+        again = self.merged().state_dict()
+        for name in sorted(state.keys() - own.keys()):
+            given = state[name].to(again[name])
+            if not torch.allclose(again[name], given, rtol=0, atol=_SAME * float(given.abs().max())):
+                msg = (
+                    f"{path} and {adapter.name} do not give the same model here, first {name}: `weights` must be the "
+                    "foundation model's that the training had, and both files of one training"
+                )
+                raise WeightsError(msg)
 
 
 def _lora_layers(model: nn.Module) -> Iterator[tuple[str, LoraLayer]]:

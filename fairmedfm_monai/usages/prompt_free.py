@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fairmedfm_monai.networks.segmenters.base import ImageEmbedding, PromptableSegmenter
 from fairmedfm_monai.networks.weights import seeded, strict_keys
+from fairmedfm_monai.usages.embeddings import OnCase, decode_cases
 from fairmedfm_monai.usages.prompted_training import grid_of, own_part, probe_image, same_size
 from fairmedfm_monai.usages.segmenter_parts import freeze_unreached, part, set_modes
 
@@ -54,6 +55,17 @@ class PromptFreeSegmenter(nn.Module):
         """Logits (B, 1 + K, *original_size) of embedded images."""
         return self.segmenter.upscale(token_masks(self.segmenter, embedding), embedding)
 
+    def on_grid(self, embedding: ImageEmbedding, grid: tuple[int, ...]) -> Tensor:
+        """Logits (B, 1 + K, *grid) of embedded images: the decoder's own, where it answers on that very grid.
+
+        That is so for an image that fills the model's input, and is where SAMed takes its loss.
+        """
+        masks = token_masks(self.segmenter, embedding)
+        filled = tuple(embedding.input_size) == (self.segmenter.input_spec.size,) * len(grid)
+        if filled and tuple(masks.shape[2:]) == grid:
+            return masks.float()
+        return self.segmenter.upscale(masks, dataclasses.replace(embedding, original_size=grid))
+
 
 class PromptFreeNetwork(nn.Module):
     """A `PromptFreeSegmenter` in training: images, padded into one batch, to logits on one grid.
@@ -61,7 +73,13 @@ class PromptFreeNetwork(nn.Module):
     Args:
         network: what requires a gradient in it trains; what the loss cannot reach is frozen.
         grid: size of the logits: one number for all axes, or one per axis.
+
+    Attributes:
+        on_case: for those who want to know which case is being decoded, see
+            :data:`~fairmedfm_monai.usages.embeddings.OnCase`.
     """
+
+    on_case: OnCase | None = None
 
     def __init__(self, network: PromptFreeSegmenter, *, grid: int | Sequence[int]) -> None:
         super().__init__()
@@ -73,10 +91,14 @@ class PromptFreeNetwork(nn.Module):
 
     def forward(self, image: Tensor, size: Tensor) -> Tensor:
         """Logits (B, 1 + K, *grid) of images (B, C, *padded size) whose own sizes are ``size`` (B, D)."""
+
+        def decode(embedding: ImageEmbedding, _: Tensor) -> Tensor:
+            return self.network.on_grid(embedding, self.grid)
+
         parts, order = [], []
         for rows, shape in same_size(size):
             embedding = self.network.segmenter.embed(own_part(image[rows], shape))
-            parts.append(self.network.decode(dataclasses.replace(embedding, original_size=self.grid)))
+            parts.append(decode_cases(decode, embedding, rows, self.on_case))
             order.append(rows)
         return torch.cat(parts)[torch.cat(order).argsort()]
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fairmedfm_monai.networks.segmenters.base import ImageEmbedding, PromptableSegmenter
 from fairmedfm_monai.transforms.sample_prompts import kind_labels
+from fairmedfm_monai.usages.embeddings import OnCase, decode_cases
 from fairmedfm_monai.usages.segmenter_parts import freeze_unreached, set_modes
 
 
@@ -25,7 +26,13 @@ class PromptedNetwork(nn.Module):
         kinds: kinds of prompts that will come.
         grid: size of the logits: one number for all axes, or one per axis. Models of volumes give their window,
             whatever is asked for.
+
+    Attributes:
+        on_case: for those who want to know which case is being decoded, see
+            :data:`~fairmedfm_monai.usages.embeddings.OnCase`.
     """
+
+    on_case: OnCase | None = None
 
     def __init__(self, segmenter: PromptableSegmenter, *, kinds: Sequence[str], grid: int | Sequence[int]) -> None:
         super().__init__()
@@ -47,7 +54,7 @@ class PromptedNetwork(nn.Module):
         def embed(rows: Tensor, shape: tuple[int, ...]) -> ImageEmbedding:
             return self.segmenter.embed(own_part(image[rows], shape))
 
-        return decode_groups(self.segmenter, embed, coords, point_labels, size, grid=self.grid)
+        return decode_groups(self.segmenter, embed, coords, point_labels, size, grid=self.grid, on_case=self.on_case)
 
     @torch.jit.unused
     def train(self, mode: bool = True) -> PromptedNetwork:
@@ -65,12 +72,17 @@ def decode_groups(
     size: Tensor,
     *,
     grid: tuple[int, ...],
+    on_case: OnCase | None = None,
 ) -> Tensor:
     """Logits (B, P, *grid), images of one size at a time; ``embed`` gives the embedding of some rows of the batch."""
+
+    def decode(embedding: ImageEmbedding, rows: Tensor) -> Tensor:
+        return segmenter.decode_low_res(embedding, coords[rows], point_labels[rows])[0]
+
     parts, order = [], []
     for rows, shape in same_size(size):
         embedding = embed(rows, shape)
-        low_res, _ = segmenter.decode_low_res(embedding, coords[rows], point_labels[rows])
+        low_res = decode_cases(decode, embedding, rows, on_case)
         # The same road as in evaluation, except that masks come out on the grid of the loss.
         parts.append(segmenter.upscale(low_res, dataclasses.replace(embedding, original_size=grid)))
         order.append(rows)

@@ -11,7 +11,7 @@ from torch import nn
 
 from fairmedfm_monai.usages.fused_qkv import split_qkv
 from fairmedfm_monai.usages.lora import add_lora
-from fairmedfm_monai.usages.segmenter_parts import part, part_path
+from fairmedfm_monai.usages.segmenter_parts import whole_path
 
 
 def add_segmenter_lora(
@@ -41,15 +41,14 @@ def add_segmenter_lora(
     Raises:
         ValueError: as `add_lora`, or for a part that the network does not have.
     """
-    inside = "segmenter." if isinstance(getattr(network, "segmenter", None), nn.Module) else ""
-    segmenter = network.get_submodule(inside.rstrip("."))
+    encoder = whole_path(network, "image_encoder")
     return add_lora(
         network,
         rank=rank,
         alpha=alpha,
         dropout=dropout,
-        target_modules=split_qkv(part(segmenter, "image_encoder"), target_modules),
-        encoder=inside + part_path(segmenter, "image_encoder"),
-        trained=[inside + part_path(segmenter, name) for name in trained],
+        target_modules=split_qkv(network.get_submodule(encoder), target_modules),
+        encoder=encoder,
+        trained=[whole_path(network, name) for name in trained],
         seed=seed,
     )

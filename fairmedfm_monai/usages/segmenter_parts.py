@@ -44,6 +44,12 @@ def part(segmenter: nn.Module, name: str) -> nn.Module:
     return segmenter.get_submodule(part_path(segmenter, name))
 
 
+def whole_path(network: nn.Module, name: str) -> str:
+    """Path of one of `PARTS` inside a segmenter, or inside what has one as its child ``segmenter``."""
+    inner = getattr(network, "segmenter", None)
+    return f"segmenter.{part_path(inner, name)}" if isinstance(inner, nn.Module) else part_path(network, name)
+
+
 def train_only(segmenter: nn.Module, parts: Sequence[str]) -> None:
     """Freeze a segmenter but for some of `PARTS`."""
     segmenter.requires_grad_(False)

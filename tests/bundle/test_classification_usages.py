@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ from fairmedfm_monai.catalog import find_row, input_spec, rows
 from tests.bundle.runs import run, tables
 from tests.bundle.toy_cases import make_toy
 from tests.bundle.usage_bundles import write_bundle
+from tests.processes import torchrun
 
 TRAINED = ("linear_probe", "mlp_probe", "prototypes", "adapter", "lora", "full_finetune")
 NAMES = ["class_0", "class_1", "class_2"]
@@ -187,20 +186,12 @@ def test_full_finetuning_moves_the_encoder_with_decaying_rates(pictures: Path, t
         assert moved[f"image.{name}"] == pytest.approx(0.001 * 0.5**below, rel=0.02), name
 
 
-def _torchrun(bundle: Path, *arguments: str) -> None:
-    configs = "['configs/train.json','configs/multi_gpu_train.json']"
-    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle", "run")
-    command = [sys.executable, *launch, "--config_file", configs, "--tracking_uri", "off", *arguments]
-    done = subprocess.run(command, cwd=bundle, capture_output=True, encoding="utf-8", check=False, timeout=300)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-
-
 @pytest.mark.full
 def test_two_processes_find_the_optimum_of_one_by_lbfgs(pictures: Path, tmp_path: Path) -> None:
     options = {"weights": "tiny", "solver": "lbfgs", "epochs": 5, "weight_decay": 0.1}
     one, two = (write_bundle("linear_probe", tmp_path / name) for name in ("one", "two"))
     go(one, "train", pictures, **options)
-    _torchrun(two, "--dataset_dir", str(pictures), *(f"--{key}={value}" for key, value in options.items()))
+    torchrun(two, "--dataset_dir", str(pictures), *(f"--{key}={value}" for key, value in options.items()))
     heads = [torch.load(folder / "models" / "progress.pt", weights_only=True)["model"] for folder in (one, two)]
     assert list(heads[0]) == list(heads[1]) == ["weight", "bias"]
     largest = heads[0]["weight"].abs().max()
@@ -210,6 +201,6 @@ def test_two_processes_find_the_optimum_of_one_by_lbfgs(pictures: Path, tmp_path
 @pytest.mark.full
 def test_two_processes_train_a_whole_network(pictures: Path, tmp_path: Path) -> None:
     bundle = write_bundle("full_finetune", tmp_path)
-    _torchrun(bundle, "--dataset_dir", str(pictures), "--weights", "tiny", "--epochs", "1", "--batch_size", "6")
+    torchrun(bundle, "--dataset_dir", str(pictures), "--weights", "tiny", "--epochs", "1", "--batch_size", "6")
     go(bundle, "evaluate", pictures, n_bootstrap=0)
     assert len(tables(bundle / "eval")[0]) == 32

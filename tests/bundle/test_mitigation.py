@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,9 @@ import torch
 from fairmedfm_monai.bundle.configs import classification_training
 from fairmedfm_monai.catalog import find_row
 from fairmedfm_monai.handlers import GroupCodes
+from fairmedfm_monai.mitigation import Method
 from tests.bundle.runs import copy_bundle, run
+from tests.processes import torchrun
 
 USAGES = ("linear_probe", "mlp_probe", "lora")
 METHODS: dict[str, dict[str, Any]] = {
@@ -111,6 +111,8 @@ def test_methods_change_the_weights(xray_dir: Path, tmp_path: Path) -> None:
     ("overrides", "expected"),
     [
         ({"mitigation": "group-dro"}, "group_dro (the loss of the worst group"),
+        ({"mitigation": "threshold_per_grup"}, "Did you mean 'threshold_per_group'?"),
+        ({"mitigation": "threshold_per_group"}, "evaluate eval/predictions.parquet --mitigation"),
         ({"mitigation": "group_dro", "mitigation_options": {"etta": 1}}, "did you mean 'eta'?"),
         ({"mitigation": "group_dro", "mitigation_attributes": "gender"}, "no attribute 'gender'"),
         ({"mitigation": "group_dro", "solver": "lbfgs"}, "take another `solver`"),
@@ -225,33 +227,38 @@ def test_half_of_the_attribute_may_be_missing_and_a_group_absent(bundle: Path, x
         assert all(torch.isfinite(item).all() for item in torch.load(models / "model.pt", weights_only=True).values())
 
 
-def test_the_model_card_names_the_method(bundle: Path, xray_dir: Path) -> None:
-    train(bundle, xray_dir, "domain_independent")
+@pytest.mark.parametrize("needs", [False, True])
+def test_the_model_card_names_the_method_and_what_inference_needs(
+    needs: bool, bundle: Path, xray_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Method, "needs_attribute_at_inference", needs)
+    models = train(bundle, xray_dir, "domain_independent")
+    about = json.loads((models / "model.json").read_text(encoding="utf-8"))["mitigation"]
+    assert about["needs_attribute_at_inference"] is needs
     run(bundle, "evaluate", dataset_dir=str(xray_dir), tracking_uri="off", n_bootstrap=0)
-    card = (bundle / "eval" / "model_card.md").read_text(encoding="utf-8")
-    assert "- mitigation: domain_independent by race; needs no attribute at inference" in card
-    assert "domain_independent by race" in (bundle / "eval" / "report.html").read_text(encoding="utf-8")
-    assert (
-        "domain_independent"
-        in json.loads((bundle / "eval" / "run.json").read_text(encoding="utf-8"))["tags"]["mitigation"]
-    )
+    told = f"domain_independent by race; needs {'the' if needs else 'no'} attribute at inference"
+    assert f"- mitigation: {told}" in (bundle / "eval" / "model_card.md").read_text(encoding="utf-8")
+    assert told in (bundle / "eval" / "report.html").read_text(encoding="utf-8")
+    assert told in json.loads((bundle / "eval" / "run.json").read_text(encoding="utf-8"))["tags"]["mitigation"]
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("method", ["group_dro", "laftr", "domain_independent", "reweighting"])
-def test_two_processes_train_as_one(method: str, xray_dir: Path, tmp_path: Path) -> None:
-    name = "demo_clip_classification_mlp_probe"
+@pytest.mark.parametrize(
+    ("usage", "method"),
+    [
+        *(("mlp_probe", method) for method in ("group_dro", "laftr", "domain_independent", "reweighting")),
+        ("lora", "group_dro"),
+    ],
+)
+def test_two_processes_train_as_one(usage: str, method: str, xray_dir: Path, tmp_path: Path) -> None:
+    name = f"demo_clip_classification_{usage}"
     one, two = (copy_bundle(name, tmp_path / folder) for folder in ("one", "two"))
     draws = {} if method == "group_dro" else {"epochs": 1, "batch_size": 24}
     train(one, xray_dir, method, **draws)
     options = {"weights": "tiny", "epochs": 2, "batch_size": 4, "mitigation": method, **METHODS[method]}
     options |= {"epochs": 1, "batch_size": 12} if draws else {}
-    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle", "run")
-    configs = "['configs/train.json','configs/multi_gpu_train.json']"
     given = [f"--{key}={value}" for key, value in {**options, "dataset_dir": xray_dir, "tracking_uri": "off"}.items()]
-    command = [sys.executable, *launch, "--config_file", configs, *given]
-    done = subprocess.run(command, cwd=two, capture_output=True, encoding="utf-8", check=False, timeout=300)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    torchrun(two, *given)
     states = [torch.load(folder / "models" / "progress.pt", weights_only=True) for folder in (one, two)]
     for part in (lambda state: state["model"], lambda state: state["method"]["loss"]):
         first, second = map(part, states)

@@ -37,7 +37,7 @@ def test_every_configuration_stands_alone_and_has_the_common_keys(name: str) -> 
             continue
         assert set(config) >= OVERRIDABLE, path
         expected = {
-            "train": {"attributes", "epochs", "val_interval", "learning_rate", "select_by", "resume"},
+            "train": {"attributes", "epochs", "val_interval", "learning_rate", "select_by", "patience", "resume"},
             "evaluate": {"attributes", "overwrite", "split", "operating_point", "n_bootstrap", "log_cases"},
             "inference": {"split"},
         }

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import jsonschema
@@ -15,6 +12,8 @@ import torch
 from fairmedfm_monai.bundle.configs.classification_parts import TEXTUAL
 from fairmedfm_monai.bundle.render import bundle_names
 from fairmedfm_monai.catalog import rows
+from tests.bundle.runs import copy_bundle, run
+from tests.processes import torchrun
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
 UNTRAINED = ("_zero_shot", "_segmentation_prompted")
@@ -127,45 +126,22 @@ def test_what_servers_build_needs_no_dataset(tmp_path: Path) -> None:
             assert parser.get_parsed_content(section) is not None
 
 
-def _torchrun(bundle: Path, configs: list[str], *arguments: str) -> None:
-    command = [
-        *(
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc_per_node=2",
-            "-m",
-            "monai.bundle",
-            "run",
-        ),
-        *("--config_file", str([f"configs/{config}.json" for config in configs])),
-        *("--tracking_uri", "off", *arguments),
-    ]
-    done = subprocess.run(command, cwd=bundle, capture_output=True, encoding="utf-8", check=False, timeout=500)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-
-
 def test_two_processes_train_and_evaluate_as_one(xray_dir: Path, tmp_path: Path) -> None:
-    from monai.bundle import run
-
     from fairmedfm_monai.fairness import read_table
 
-    name = "demo_clip_classification_linear_probe"
-    bundle = Path(
-        shutil.copytree(BUNDLES / name, tmp_path / name, ignore=shutil.ignore_patterns("models", "eval", "eval-*"))
-    )
+    bundle, whole = (copy_bundle("demo_clip_classification_linear_probe", tmp_path / name) for name in ("two", "one"))
     data = ("--dataset_dir", str(xray_dir))
-    _torchrun(bundle, ["train", "multi_gpu_train"], *data, "--weights", "tiny", "--epochs", "2", "--batch_size", "5")
-    _torchrun(bundle, ["evaluate", "multi_gpu_evaluate"], *data, "--n_bootstrap", "0", "--batch_size", "5")
-    run(
-        config_file=str(bundle / "configs" / "evaluate.json"),
-        bundle_root=str(bundle),
-        dataset_dir=str(xray_dir),
-        tracking_uri="off",
-        n_bootstrap=0,
-        output_dir=str(bundle / "one"),
-    )
+    fitted = ("--weights", "tiny", "--epochs", "2", "--mitigation", "group_dro")
+    torchrun(bundle, *data, *fitted, "--batch_size", "5")
+    few = ("--n_bootstrap", "0", "--batch_size", "5")
+    torchrun(bundle, *data, *few, configs=("evaluate", "multi_gpu_evaluate"))
+
+    options = {"dataset_dir": str(xray_dir), "tracking_uri": "off"}
+    run(whole, "train", weights="tiny", epochs=2, mitigation="group_dro", batch_size=10, **options)
+    states = [torch.load(folder / "models" / "progress.pt", weights_only=True) for folder in (bundle, whole)]
+    for part in (lambda state: dict(state["model"]), lambda state: dict(state["method"]["loss"])):
+        torch.testing.assert_close(*map(part, states), rtol=0, atol=1e-5)
+    run(bundle, "evaluate", n_bootstrap=0, output_dir=str(bundle / "one"), **options)
     two, one = (read_table(bundle / folder / "subgroups.csv") for folder in ("eval", "one"))
     assert (two["n_cases"] == one["n_cases"]).all()
     torch.testing.assert_close(two["value"].to_numpy(), one["value"].to_numpy(), rtol=0, atol=1e-6, equal_nan=True)

@@ -115,6 +115,7 @@ class TestSamples:
         found = dataset(cases, tmp_path / "cache")
         found.prepare()
         assert [item["case_id"] for item in found] == ["case2"] * 3
+        assert [item["failed"].partition(":")[0] for item in found] == ["empty", "case1", ""]
         assert set(found.failed) == {"empty", "case1"}
         assert "no label in it is large enough" in caplog.text
 

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+
+import numpy as np
 import pandas as pd
 import pytest
 
-from fairmedfm_monai.fairness import check_selection, evaluate_predictions, evaluate_segmentation, selection_names
-from fairmedfm_monai.fairness.selection import selection_sign
+from fairmedfm_monai.fairness import (
+    check_selection,
+    evaluate_predictions,
+    evaluate_segmentation,
+    pareto_front,
+    selection_names,
+)
+from fairmedfm_monai.fairness.selection import distance_to_optima, selection_optimum, selection_sign
 
 GROUPS = {"sex": ["female", "male"], "age": ["lt60", "ge60"], "race": ["white", "black", "asian"]}
 
@@ -54,3 +63,47 @@ def test_wrong_names_are_refused_with_near_ones():
 )
 def test_direction(name, sign):
     assert selection_sign(name) == sign
+
+
+@pytest.mark.parametrize(
+    ("name", "optimum"),
+    [
+        ("val/auc", 1),
+        ("val/brier", 0),
+        ("val/sex/disparity/gap/auc", 0),
+        ("val/sex/disparity/gap/selection_rate", 0),
+        ("val/sex/disparity/worst/brier", 0),
+        ("val/sex/disparity/dto/auc", 0),
+        ("box/val/liver/sex/disparity/ratio/hd95", 1),
+        ("val/sex/disparity/equalized_odds_score/sensitivity_specificity", 1),
+    ],
+)
+def test_optimum(name, optimum):
+    assert selection_optimum(name) == optimum
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("val/bce", "no largest value"),
+        ("box/val/liver/sex/disparity/gap/hd95", "no largest value"),
+        ("val/sex/disparity/skewness/auc", "no largest value"),
+        ("val/selection_rate", "neither more nor less"),
+    ],
+)
+def test_what_has_no_optimum_cannot_be_one_of_several(name, reason):
+    with pytest.raises(ValueError, match=reason):
+        selection_optimum(name)
+
+
+def test_the_nearest_to_the_optimum_is_on_the_front():
+    names = ["val/auc", "val/sex/disparity/gap/auc", "val/brier"]
+    signs = [selection_sign(name) for name in names]
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        points = rng.integers(0, 5, (12, 3)) / 4
+        distances = [distance_to_optima(dict(zip(names, point, strict=True))) for point in points.tolist()]
+        assert pareto_front(points, signs)[int(np.argmin(distances))]
+        for a, b in itertools.permutations(range(len(points)), 2):
+            if (signs * points[a] >= signs * points[b]).all() and (points[a] != points[b]).any():
+                assert distances[a] < distances[b]

@@ -1,18 +1,16 @@
 from __future__ import annotations
 
 import json
-import socket
 from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from monai.data import DistributedSampler
 
 from fairmedfm_monai.fairness import read_predictions, read_table
-from fairmedfm_monai.handlers import FairnessHandler
+from fairmedfm_monai.handlers import EarlyStopping, FairnessHandler
 from tests.handlers import toy
+from tests.processes import run_ranks
 
 
 def evaluate(folder, output, rank=0, even=None):
@@ -31,13 +29,16 @@ def evaluate(folder, output, rank=0, even=None):
     Path(f"{output}-rank{rank}.json").write_text(json.dumps(state))
 
 
-def worker(rank, port, folder, output):
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    try:
-        for even in (True, False):
-            evaluate(folder, f"{output}-{even}", rank, even)
-    finally:
-        dist.destroy_process_group()
+def worker(rank, folder, output):
+    for even in (True, False):
+        evaluate(folder, f"{output}-{even}", rank, even)
+    # The second process sees other values, as rounding on another machine can give.
+    trainer, validator = toy.validated([[0.5, 0.6, 0.6, 0.6, 0.7], [0.5, 0.6, 0.6000000001, 0.61, 0.7]][rank])
+    handler = EarlyStopping(2)
+    handler.set_trainer(trainer)
+    handler.attach(validator)
+    trainer.run([0], max_epochs=5)
+    Path(f"{output}-stopped-rank{rank}").write_text(str(trainer.state.epoch))
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +47,7 @@ def outputs(tmp_path_factory):
     (folder / "img010.png").write_bytes(b"broken")
     base = folder.parent / "eval"
     evaluate(folder, f"{base}-one")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(worker, (port, str(folder), str(base)), nprocs=2)
+    run_ranks(worker, str(folder), str(base))
     return base
 
 
@@ -68,3 +66,7 @@ def test_two_processes_give_the_numbers_of_one(outputs, even):
         pd.testing.assert_frame_equal(
             read_table(f"{outputs}-{even}/{name}"), read_table(f"{outputs}-one/{name}"), rtol=1e-12
         )
+
+
+def test_both_processes_stop_early_at_the_same_epoch(outputs):
+    assert [Path(f"{outputs}-stopped-rank{rank}").read_text() for rank in (0, 1)] == ["4", "4"]

@@ -139,6 +139,28 @@ def test_wrong_selection_name_stops_before_any_engine_exists(xray):
     assert "val/age/group/lt60/sensitivity" in str(caught.value)
 
 
+def test_of_several_names_the_distance_to_the_optimum_is_selected_by(xray):
+    for names in ("val/auc, val/sex/disparity/gap/auc", ["val/auc", "val/sex/disparity/gap/auc"]):
+        engine = toy.evaluator(xray, [FairnessHandler(xray, select_by=names)], "val")
+        engine.run(1)
+        auc, gap = engine.state.metrics["val/auc"], engine.state.metrics["val/sex/disparity/gap/auc"]
+        assert engine.state.metrics["selection"] == pytest.approx(-math.hypot(1 - auc, gap))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("val/auc,val/acu", "'val/acu' is not reported"),
+        ("val/auc,val/bce", "'val/bce' cannot be one of several"),
+        ("val/auc,val/auc", "several that differ"),
+        ([], "expected one name"),
+    ],
+)
+def test_several_names_are_looked_at_before_any_training(xray, names, message):
+    with pytest.raises(ValueError, match=message):
+        FairnessHandler(xray, select_by=names)
+
+
 def test_unreadable_case_is_listed_counted_in_its_groups_and_its_stand_in_counts_once(tmp_path, caplog):
     folder = toy.write_xray(tmp_path / "data")
     (folder / "img004.png").write_bytes(b"\x89PNG broken")

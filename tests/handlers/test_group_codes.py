@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +78,29 @@ def test_an_infinite_loss_stops_too(xray_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(FloatingPointError, match="inf"):
         engine.run()
     assert isinstance(network, nn.Linear)
+
+
+@pytest.mark.parametrize(("name", "groups"), [("erm", ""), ("group_dro", " (female 2, male 1)")])
+def test_cases_that_others_stood_in_for_are_counted_at_the_end(
+    name: str, groups: str, xray_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine, _ = trainer(xray_dir, tmp_path, name)
+    cases = load_dataset(xray_dir).cases("train")
+    of = {sex: [case["case_id"] for case in cases if case["attributes"]["sex"] == sex] for sex in ("female", "male")}
+    for place, case_id in ((0, of["female"][0]), (7, of["female"][1]), (20, of["male"][0]), (21, of["male"][0])):
+        engine.data_loader.dataset[place]["failed"] = f"{case_id}: no such file: gone"
+    with caplog.at_level(logging.WARNING):
+        engine.run()
+    told = [record.message for record in caplog.records if "could not be used" in record.message]
+    assert len(told) == 1
+    assert told[0].startswith(f"3 training cases could not be used{groups}: ")
+    assert "in 4 of the 24 draws" in told[0]
+
+
+def test_nothing_is_said_where_every_case_was_read(
+    xray_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine, _ = trainer(xray_dir, tmp_path, "group_dro")
+    with caplog.at_level(logging.WARNING):
+        engine.run()
+    assert not [record for record in caplog.records if "could not be used" in record.message]

@@ -214,3 +214,28 @@ def test_run_names_differ():
     names = {unique_run_name("bundle") for _ in range(50)}
     assert len(names) == 50
     assert all(name.startswith("bundle-") for name in names)
+
+
+def test_tags_of_the_environment_make_runs_children(mlflow_uri, tmp_path, monkeypatch):
+    client = mlflow.MlflowClient(tracking_uri=mlflow_uri)
+    parent = client.create_run(client.create_experiment("family"), run_name="parent").info.run_id
+    monkeypatch.setenv("FAIRMEDFM_RUN_TAGS", json.dumps({"mlflow.parentRunId": parent, "cell": "a/b", "fm": "theirs"}))
+    engine = Engine(lambda _engine, _batch: None)
+    tags = {"fm": "ours", "usage": "lora"}
+    TrackingHandler(
+        mlflow_uri, experiment_name="family", tags=tags, iteration_log=False, close_on_complete=True
+    ).attach(engine)
+    engine.run([0])
+    (tmp_path / "run.json").write_text(json.dumps({"tags": {"stage": "afterwards"}}))
+    log_output_dir(tmp_path, mlflow_uri, "family", tags={"stage": "never", "stamps": ["one", "two"]})
+    _, runs = runs_of(mlflow_uri, "family")
+    later, child = (run.data.tags for run in runs[:2])
+    assert child.items() >= {"mlflow.parentRunId": parent, "cell": "a/b", "fm": "theirs", "usage": "lora"}.items()
+    assert later.items() >= {"mlflow.parentRunId": parent, "stage": "afterwards", "stamps": "one; two"}.items()
+
+
+@pytest.mark.parametrize("text", ["study=mine", "[]"])
+def test_tags_of_the_environment_must_be_an_object(mlflow_uri, monkeypatch, text):
+    monkeypatch.setenv("FAIRMEDFM_RUN_TAGS", text)
+    with pytest.raises(ValueError, match="FAIRMEDFM_RUN_TAGS must hold a JSON object"):
+        TrackingHandler(mlflow_uri)

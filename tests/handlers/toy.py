@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from ignite.engine import Engine, Events
 from monai.data import DataLoader
 from monai.engines import SupervisedEvaluator
 from monai.transforms import Activationsd, AsDiscreted, Compose, EnsureTyped, LoadImaged
@@ -156,3 +157,15 @@ def load(folder: Path) -> DatasetInfo:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return load_dataset(folder)
+
+
+def validated(values: list[float], first: int = 0) -> tuple[Engine, Engine]:
+    """A trainer and, run after each of its epochs, a validator whose ``selection`` is the next of the values."""
+    trainer, validator = Engine(lambda *_: None), Engine(lambda *_: None)
+
+    @validator.on(Events.STARTED)
+    def publish() -> None:
+        validator.state.metrics["selection"] = values[first + trainer.state.epoch - 1]
+
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: validator.run([0]))
+    return trainer, validator

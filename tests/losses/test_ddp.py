@@ -2,47 +2,36 @@
 
 from __future__ import annotations
 
-import socket
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 from fairmedfm_monai.losses.ddp import union
 from fairmedfm_monai.losses.groups import group_means
 from tests.losses import toy
+from tests.processes import run_ranks
 
 SHARDS = (slice(0, 3), slice(3, None))  # of unequal size; group 1 is in the first only, unknown in the second
-WORLD = len(SHARDS)
 
 
-def worker(rank, port, folder):
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=WORLD)
-    try:
-        outcomes = {}
-        for name in toy.SETUPS:
-            setup = toy.setup(name).rows(SHARDS[rank])
-            setup.network = DistributedDataParallel(setup.network)
-            outcomes[name] = {**setup.outcome(), "state": setup.loss.state_dict()}
-        values, codes = torch.arange(8.0).exp()[SHARDS[rank]], torch.tensor(toy.CODES)[SHARDS[rank]]
-        outcomes["means"] = group_means(values, codes, toy.GROUPS)
-        empty = torch.ones(2 * rank, 3)  # the first process has no row at all
-        outcomes["empty"] = union(empty)[0]
-        torch.save(outcomes, f"{folder}/{rank}.pt")
-    finally:
-        dist.destroy_process_group()
+def worker(rank, folder):
+    outcomes = {}
+    for name in toy.SETUPS:
+        setup = toy.setup(name).rows(SHARDS[rank])
+        setup.network = DistributedDataParallel(setup.network)
+        outcomes[name] = {**setup.outcome(), "state": setup.loss.state_dict()}
+    values, codes = torch.arange(8.0).exp()[SHARDS[rank]], torch.tensor(toy.CODES)[SHARDS[rank]]
+    outcomes["means"] = group_means(values, codes, toy.GROUPS)
+    empty = torch.ones(2 * rank, 3)  # the first process has no row at all
+    outcomes["empty"] = union(empty)[0]
+    torch.save(outcomes, f"{folder}/{rank}.pt")
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(worker, (port, str(folder)), nprocs=WORLD)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
+    run_ranks(worker, str(folder))
+    return [torch.load(folder / f"{rank}.pt") for rank in range(len(SHARDS))]
 
 
 @pytest.mark.parametrize("name", toy.SETUPS)

@@ -14,7 +14,10 @@ from fairmedfm_monai.losses import (
     DomainIndependentLoss,
     FEBSLoss,
     GroupDROLoss,
+    GroupLayers,
+    GroupLayersLoss,
     GroupLoss,
+    GroupTurn,
     LAFTRLoss,
     ReweightedLoss,
 )
@@ -62,7 +65,7 @@ def _network(seed: int, outputs: int = CLASSES) -> nn.Sequential:
     return nn.Sequential(nn.Linear(FEATURES, WIDTH), nn.Tanh(), nn.Linear(WIDTH, outputs))
 
 
-def _laftr(order: Tensor, base: nn.Module, **options: object) -> LAFTRLoss:
+def _laftr(order: Tensor, base: LossFunction, **options: object) -> LAFTRLoss:
     loss = LAFTRLoss(base, GROUPS, dim=WIDTH, num_labels=CLASSES, hidden=6, strength=0.7, **options)
     last = loss.auditor.layers[-1]
     with torch.no_grad():
@@ -99,6 +102,41 @@ def batch_dice(pred: Tensor, target: Tensor) -> Tensor:
     return 1 - ((2 * p * truth).sum((0, 2, 3)) / (p + truth).sum((0, 2, 3))).mean()
 
 
+class InTurn(nn.Module):
+    """Masks of one case after the other, each by the layer of its group."""
+
+    def __init__(self, order: Tensor) -> None:
+        super().__init__()
+        self.turn = GroupTurn()
+        torch.manual_seed(5)
+        self.below = nn.Conv2d(2, 4, 3, padding=1)
+        layers = [nn.Conv2d(4, 3, 1) for _ in range(GROUPS)]
+        self.layers = GroupLayers([layers[group] for group in order], self.turn)
+
+    def forward(self, images: Tensor) -> Tensor:
+        masks = []
+        for row, image in enumerate(images.split(1)):
+            self.turn.of(row)
+            masks.append(self.layers(self.below(image)))
+        return torch.cat(masks)
+
+
+def _in_turn(order: Tensor) -> Setup:
+    network = InTurn(order)
+    setup = _masks(lambda _, base: GroupLayersLoss(base, GROUPS, network.turn))(order)
+    setup.network = network
+    return setup
+
+
+def _laftr_masks(order: Tensor) -> Setup:
+    """The auditor reads maps, their mean over the pixels."""
+    setup = _masks(lambda order, base: _laftr(order, base, criterion="demographic_parity"))(order)
+    setup.network = nn.Sequential(nn.Conv2d(2, WIDTH, 3, padding=1), nn.Tanh(), nn.Conv2d(WIDTH, 3, 1))
+    assert isinstance(setup.loss, LAFTRLoss)
+    setup.loss.watch(setup.network[-1])
+    return setup
+
+
 def _masks(make: Callable[[Tensor, LossFunction], GroupLoss]) -> Callable[[Tensor], Setup]:
     def build(order: Tensor) -> Setup:
         torch.manual_seed(5)
@@ -133,7 +171,9 @@ SETUPS: dict[str, Callable[[Tensor], Setup]] = {
     "laftr_opportunity": _classes(
         lambda order, base: _laftr(order, base, criterion="equal_opportunity", positive=1),
     ),
+    "laftr_masks": _laftr_masks,
     "domain_independent": _heads,
+    "group_layers_masks": _in_turn,
     "febs": _masks(lambda *_: FEBSLoss(GROUPS)),
     "febs_published": _masks(lambda *_: FEBSLoss(GROUPS, published=True)),
 }

@@ -112,7 +112,7 @@ def schedule(usage: str) -> Config:
 
 def network(usage: str) -> Config:
     """What trains: the head on cached features, or a whole network."""
-    prepared = {"prepared": "$@method.prepare(@network_def)"}
+    prepared = {"prepared": mitigation.PREPARED}
     if usage in parts.FROZEN:
         return {**prepared, "network": "$@prepared.head.to(@device)"}
     if usage == "full_finetune":
@@ -147,7 +147,7 @@ def model_state(usage: str, peft: str = "@network") -> Config:
             "model": peft,
             "adapter": "$@ckpt_dir + '/adapter.safetensors'",
         }
-    return {"trained_state": trained, "model_state": "$@method.plain(@trained_state)"}
+    return {"trained_state": trained, "model_state": mitigation.PLAIN}
 
 
 def no_label_loader(usage: str) -> list[Config]:

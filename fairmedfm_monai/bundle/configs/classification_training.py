@@ -10,9 +10,10 @@ from fairmedfm_monai.bundle.configs import common, mitigation
 from fairmedfm_monai.bundle.configs.common import CHECK, SEED, Config
 from fairmedfm_monai.catalog import Row
 
+START = common.start_from("@model_state")
 PROGRESS = (
     "$keep_progress(@train#trainer, @ckpt_dir, resume=@resume, model=@network, optimizer=@optimizer, "
-    "schedule=@lr_scheduler, method=@method, best=@validate#handlers#1)"
+    "schedule=@lr_scheduler, method=@method, best=@validate#handlers#1, early_stopping=@validate#handlers#2)"
 )
 
 
@@ -20,7 +21,7 @@ def train(row: Row, usage: str) -> Config:
     """train.json of a trained usage; ``model.pt`` is the epoch with the best ``select_by``."""
     return {
         "imports": [
-            *common.imports("ModelInfo", "keep_progress"),
+            *common.imports("ModelInfo", "keep_progress", "start_from_model"),
             *parts.negative_import(row),
             *parts.volume_import(row),
             *(["$from fairmedfm_monai.usages import check_gradients"] if usage == "lora" else []),
@@ -29,7 +30,9 @@ def train(row: Row, usage: str) -> Config:
         **common.model_choice(row),
         "attributes": None,
         "select_by": "val/auc",
+        "patience": None,
         "resume": None,
+        "start_from": None,
         **recipes.settings(row, usage),
         **mitigation.settings(),
         "log_cases": False,
@@ -68,6 +71,7 @@ def train(row: Row, usage: str) -> Config:
             SEED,
             *parts.check_volumes(row),
             *(["$check_gradients(@network, @probe_shape)"] if usage == "lora" else []),
+            START,
             PROGRESS,
         ],
         "run": _train_run(usage),
@@ -86,7 +90,7 @@ def multi_gpu_train(row: Row, usage: str) -> Config:
         **mitigation.distributed_sampling(),
         "validate#sampler": common.sampler("@validate#dataset", shuffle=False),
         "validate#dataloader#sampler": "@validate#sampler",
-        "initialize": [*common.distributed_start(), *parts.check_volumes(row), PROGRESS],
+        "initialize": [*common.distributed_start(), *parts.check_volumes(row), START, PROGRESS],
         "run": _train_run(usage),
         "finalize": common.DISTRIBUTED_END,
     }
@@ -176,6 +180,7 @@ def _validate_section(usage: str) -> Config:
         "handlers": [
             common.fairness_handler(select_by="@select_by"),
             saver,
+            common.early_stopping(),
             common.tracking_handler(),
             common.stats_handler(),
         ],

@@ -164,6 +164,28 @@ def fairness_handler(**extra: Any) -> Config:
     }
 
 
+def early_stopping() -> Config:
+    """The end of a training that does not become better, on every process; ``keep_progress`` gives it the trainer."""
+    return {"_target_": "fairmedfm_monai.handlers.EarlyStopping", "patience": "@patience"}
+
+
+KEEPS_LAST = "$@select_by == 'last'"
+"""Whether the last epoch is kept, without any validation."""
+
+CHOSEN_BY = "$None if @select_by == 'last' else @select_by"
+"""``select_by`` of the handler that makes the selection."""
+
+
+def start_from(state: str) -> str:
+    """Step of a training's ``initialize``: begin with the weights of an earlier training."""
+    return f"$start_from_model(@start_from, {state}, info=@model_info, resume=@resume)"
+
+
+def keep_last(state: str) -> str:
+    """Step of a training's ``initialize``: model.pt is the last epoch where ``select_by`` says so."""
+    return f"$keep_last(@train#trainer, @ckpt_dir, {state}, select_by=@select_by)"
+
+
 def evaluation_handlers(**extra: Any) -> list[Config]:
     """Handlers of an evaluate.json, in the order in which they must run."""
     report = fairness_handler(

@@ -9,6 +9,10 @@ from fairmedfm_monai.bundle.configs.common import Config
 
 TAG = "$@method.text"
 INFO = "$@method.describe()"
+PREPARED = "$@method.prepare(@network_def)"
+"""The whole model as it is trained."""
+PLAIN = "$@method.plain(@trained_state)"
+"""What becomes model.pt, of the state of the trained model."""
 LOSS = "$@method.loss(@plain_loss, network=@network, device=@device)"
 NOT_DRAWN = "$@train#sampler is None"
 """``shuffle`` of a loader: on where the method does not draw itself."""

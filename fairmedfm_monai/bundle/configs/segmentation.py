@@ -9,6 +9,9 @@ from fairmedfm_monai.catalog import Row
 # What a promptable bundle segments until the user names other labels.
 EXAMPLE_LABELS = {"object": 1}
 
+SCORES = {"derived_labels": "@derived_labels", "nsd_tolerance": "@nsd_tolerance"}
+"""Arguments of an evaluation's ``FairnessHandler``: what is scored beside the labels of the masks, and how."""
+
 # Columns to the patient's left, rows to the back: axial slices stand upright, as a reader sees them.
 SLICE_AXCODES = "LPS"
 
@@ -25,6 +28,8 @@ def evaluate(row: Row, usage: str) -> Config:
         "prompts": list(row.prompts),
         "prompt_per": "volume" if row.is_volumetric else "slice",
         **strategy(row),
+        "derived_labels": {},
+        "nsd_tolerance": 2.0,
         **common.statistics(),
         **common.machine(batch_size=1),
         **common.tracking(row, usage, "evaluate"),
@@ -240,4 +245,5 @@ def evaluation_handlers(row: Row) -> list[Config]:
         prompts="@prompts",
         axis=None if row.is_volumetric else "@slice_axis",
         slice_table="$@protocol_settings.slice_table",
+        **SCORES,
     )

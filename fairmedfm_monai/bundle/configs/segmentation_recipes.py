@@ -14,7 +14,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "decoder_finetune": {"epochs": 20, "learning_rate": 1e-4, "weight_decay": 0.01, "batch_size": 8},
     "lora_prompted": {"epochs": 20, "learning_rate": 5e-4, "weight_decay": 0.01, "batch_size": 4},
     "full_finetune": {"epochs": 20, "learning_rate": 1e-4, "weight_decay": 0.01, "batch_size": 2},
-    "lora": {"epochs": 70, "learning_rate": 0.005, "weight_decay": 0.1, "batch_size": 12},
+    "lora": {"epochs": 100, "stop_epoch": 70, "learning_rate": 0.005, "weight_decay": 0.1, "batch_size": 12},
 }
 _LORA = {
     "lora_prompted": {"lora_rank": 4, "lora_alpha": 4, "lora_dropout": 0.0},
@@ -41,42 +41,41 @@ def _plain_loss(usage: str) -> Config:
     return {"_target_": "DiceCELoss", "sigmoid": True, "squared_pred": True}
 
 
-def model_state(usage: str) -> Any:
-    """What becomes model.pt: the plain model, LoRA merged."""
-    if usage not in parts.ADAPTED:
-        return "@network_def"
-    return {
-        "_target_": "fairmedfm_monai.usages.MergedState",
-        "model": "@adapted",
-        "adapter": "$@ckpt_dir + '/adapter.safetensors'",
-    }
+def model_state(usage: str) -> Config:
+    """What becomes model.pt: the plain model, LoRA merged, and what the method changed made plain again."""
+    trained: Any = "@prepared"
+    if usage in parts.ADAPTED:
+        trained = {
+            "_target_": "fairmedfm_monai.usages.MergedState",
+            "model": "@adapted",
+            "adapter": "$@ckpt_dir + '/adapter.safetensors'",
+        }
+    return {"trained_state": trained, "model_state": mitigation.PLAIN}
 
 
 def schedule(usage: str) -> Config:
     """SAMed's warm-up and polynomial decay, step by step; the other recipes keep one rate."""
     if usage != parts.PROMPT_FREE:
         return {}
-    schedulers = "torch.optim.lr_scheduler"
     return {
-        "lr_warmup": {
-            "_target_": f"{schedulers}.LinearLR",
+        "lr_scheduler": {
+            "_target_": "fairmedfm_monai.usages.WarmupPolynomialLR",
             "optimizer": "@optimizer",
-            "start_factor": "$1 / @warmup_steps",
-            "total_iters": "@warmup_steps",
-        },
-        "lr_decay": {
-            "_target_": f"{schedulers}.PolynomialLR",
-            "optimizer": "@optimizer",
-            "total_iters": "$@epochs * len(@train#dataloader)",
+            "warmup": "@warmup_steps",
+            "total": "$@epochs * len(@train#dataloader)",
             "power": "@decay_power",
         },
-        "lr_scheduler": {
-            "_target_": f"{schedulers}.SequentialLR",
-            "optimizer": "@optimizer",
-            "schedulers": ["@lr_warmup", "@lr_decay"],
-            "milestones": ["@warmup_steps"],
-        },
     }
+
+
+def length(usage: str) -> Config:
+    """Scalars of how long it is trained; a schedule may be longer than the training."""
+    return {name: RECIPES[usage][name] for name in ("epochs", "stop_epoch") if name in RECIPES[usage]}
+
+
+def last_epoch(usage: str) -> str:
+    """The epoch after which the training ends."""
+    return "$min(@epochs, @stop_epoch or @epochs)" if "stop_epoch" in RECIPES[usage] else "@epochs"
 
 
 def lora_settings(row: Row, usage: str) -> Config:

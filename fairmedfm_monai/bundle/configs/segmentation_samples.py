@@ -95,8 +95,8 @@ def collate(usage: str) -> Config:
     return {"collate_fn": {"_target_": "monai.transforms.PadListDataCollate", "method": "end"}}
 
 
-def sample_transforms(row: Row, usage: str) -> list[Config]:
-    """What happens to each sample every time it is drawn."""
+def sample_transforms(row: Row, usage: str, *, rotation: str = "bilinear") -> list[Config]:
+    """What happens to each sample every time it is drawn; ``rotation``: interpolation of images that are rotated."""
     transforms = "fairmedfm_monai.transforms"
     channels = {"_target_": f"{transforms}.MatchChannelsd", "keys": "image", "channels": row.input_spec["channels"]}
     if usage != PROMPT_FREE:
@@ -112,26 +112,26 @@ def sample_transforms(row: Row, usage: str) -> list[Config]:
     size = ["@loss_size", "@loss_size"] if not row.is_volumetric else "@loss_size"
     return [
         channels,
-        *([] if row.is_volumetric else [_augmentation()]),
+        *([] if row.is_volumetric else [_augmentation(rotation)]),
         {"_target_": f"{transforms}.SampleSized", "keys": "image"},
         {"_target_": "Resized", "keys": "label", "spatial_size": size, "mode": "nearest"},
         {"_target_": "EnsureTyped", "keys": ["image", "label"], "track_meta": False},
     ]
 
 
-def _augmentation() -> Config:
-    """SAMed's: quarter turns and flips, or a rotation by up to 20 degrees."""
+def _augmentation(rotation: str) -> Config:
+    """SAMed's: one of the four reflections of a square, or in half of the other cases a turn by up to 20 degrees."""
     keys = ["image", "label"]
     turned = [
         {"_target_": "RandRotate90d", "keys": keys, "prob": 0.75},
-        {"_target_": "RandFlipd", "keys": keys, "prob": 0.5, "spatial_axis": 0},
+        {"_target_": "RandFlipd", "keys": keys, "prob": 1.0, "spatial_axis": 0},
     ]
     rotated = {
         "_target_": "RandRotated",
         "keys": keys,
         "prob": 0.5,
         "range_x": 0.349,
-        "mode": ["bilinear", "nearest"],
+        "mode": [rotation, "nearest"],
         "padding_mode": "zeros",
     }
     return {"_target_": "OneOf", "transforms": [{"_target_": "Compose", "transforms": turned}, rotated]}

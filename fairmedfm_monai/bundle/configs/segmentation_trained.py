@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fairmedfm_monai.bundle.configs import common, segmentation
+from fairmedfm_monai.bundle.configs import segmentation_input as own_input
 from fairmedfm_monai.bundle.configs import segmentation_samples as parts
 from fairmedfm_monai.bundle.configs import segmentation_training as training
 from fairmedfm_monai.bundle.configs.classification_parts import load
@@ -20,18 +21,22 @@ def evaluate(row: Row, usage: str) -> Config:
     if usage == parts.PROMPT_FREE:
         for key in ("protocol", "protocol_settings", "prompts", "prompt_per", *segmentation.strategy(row)):
             config.pop(key)
-        config |= parts.prompt_free_strategy(row)
-        config["imports"] = common.imports("read_model_info", "check_checkpoint", "trained_labels")
+        config |= parts.prompt_free_strategy(row) | own_input.stored(row, usage)
+        calls = ("read_model_info", "check_checkpoint", "trained_labels", *own_input.calls(row, usage))
+        config["imports"] = common.imports(*calls)
         config["labels"] = "$trained_labels(@model_info, @dataset_info)"
+        config |= own_input.settings(row, usage)
+        config["derived_labels"] = own_input.derived_labels(row, usage)
         config["stamps"] = common.stamps(row, weights=_WEIGHTS)
         config["inferer"] = parts.prompt_free_inferer(row, output="masks")
         steps = [
             *common.load_image(["image", "label"]),
             *parts.without_prompts(segmentation.to_model(row, ["image", "label"])),
+            *own_input.crop(row, usage, ["image", "label"]),
         ]
         config["preprocessing"] = {"_target_": "Compose", "transforms": steps}
         axis = None if row.is_volumetric else "@slice_axis"
-        config["handlers"] = common.evaluation_handlers(axis=axis, files=["@checkpoint"])
+        config["handlers"] = common.evaluation_handlers(axis=axis, files=["@checkpoint"], **segmentation.SCORES)
     else:
         config["prompts"] = training.trainable_prompts(row)
         config["stamps"] = common.stamps(row, weights=_WEIGHTS, with_prompts=True)
@@ -48,10 +53,15 @@ def inference(row: Row, usage: str) -> Config:
     if usage == parts.PROMPT_FREE:
         for key in ("prompts_file", "prompt_kind", *segmentation.strategy(row)):
             config.pop(key)
-        config |= parts.prompt_free_strategy(row)
+        config |= parts.prompt_free_strategy(row) | own_input.stored(row, usage)
+        config["imports"] += [f"$from fairmedfm_monai.bundle import {name}" for name in own_input.calls(row, usage)]
         config["labels"] = "$@model_info.classes"
+        config |= own_input.settings(row, usage, card=False)
         config["inferer"] = parts.prompt_free_inferer(row, output="label_map")
-        steps = parts.without_prompts(segmentation.to_model(row, ["image"]))
+        steps = [
+            *parts.without_prompts(segmentation.to_model(row, ["image"])),
+            *own_input.crop(row, usage, ["image"]),
+        ]
         config["preprocessing"] = {"_target_": "Compose", "transforms": [*common.load_image("image"), *steps]}
     return _ordered(config)
 
@@ -70,7 +80,7 @@ def _trained(row: Row, usage: str, config: Config, *, stage: str) -> Config:
     if usage == parts.PROMPT_FREE:
         network = {
             "_target_": "fairmedfm_monai.usages.PromptFreeSegmenter",
-            "segmenter": network,
+            "segmenter": {**network, **own_input.network(row, usage)},
             "num_labels": "$len(@labels)",
         }
     names = [f"$from fairmedfm_monai.bundle import {name}" for name in ("read_model_info", "check_checkpoint")]
@@ -79,7 +89,9 @@ def _trained(row: Row, usage: str, config: Config, *, stage: str) -> Config:
     return {
         "imports": [*kept, *names],
         "dataset_dir": training.training_data(row),
-        **common.tracking(row, usage, stage, mitigation="$@model_info.mitigated", **_INFO),
+        **own_input.tagged(
+            row, usage, common.tracking(row, usage, stage, mitigation="$@model_info.mitigated", **_INFO)
+        ),
         **({"experiment_name": config["experiment_name"]} if stage == "inference" else {}),
         "model_info": {
             "_target_": "fairmedfm_monai.bundle.read_model_info",

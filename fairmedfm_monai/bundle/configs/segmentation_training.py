@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fairmedfm_monai.bundle.configs import common, mitigation, segmentation
+from fairmedfm_monai.bundle.configs import segmentation_input as own_input
 from fairmedfm_monai.bundle.configs import segmentation_recipes as recipes
 from fairmedfm_monai.bundle.configs import segmentation_samples as parts
+from fairmedfm_monai.bundle.configs import segmentation_validation as validation
 from fairmedfm_monai.bundle.configs.common import CHECK, SEED, Config
 from fairmedfm_monai.catalog import Row
 
@@ -17,15 +17,21 @@ def train(row: Row, usage: str) -> Config:
     """train.json of a trained usage; ``model.pt`` is the epoch with the best ``select_by``."""
     recipe = recipes.RECIPES[usage]
     return {
-        "imports": common.imports("ModelInfo", "keep_progress", "default_selection"),
+        "imports": common.imports(
+            *("ModelInfo", "keep_progress", "keep_last", "start_from_model"),
+            *("default_selection", "validation_cases", *own_input.calls(row, usage)),
+        ),
         **common.paths(row, writes_run=False),
         "dataset_dir": training_data(row),
         **common.model_choice(row),
         "attributes": None,
         **_prompt_choice(row, usage),
         "select_by": f"$default_selection(@labels{'' if usage == parts.PROMPT_FREE else ', @val_prompts'})",
+        "patience": None,
         "resume": None,
-        "epochs": recipe["epochs"],
+        "start_from": None,
+        **own_input.chosen(row, usage),
+        **recipes.length(usage),
         "val_interval": 1,
         "learning_rate": recipe["learning_rate"],
         "weight_decay": recipe["weight_decay"],
@@ -35,17 +41,18 @@ def train(row: Row, usage: str) -> Config:
         **mitigation.settings(),
         "log_cases": False,
         **common.machine(batch_size=recipe["batch_size"]),
-        **common.tracking(row, usage, "train", mitigation=mitigation.TAG),
+        **own_input.tagged(row, usage, common.tracking(row, usage, "train", mitigation=mitigation.TAG)),
         **common.dataset_info(),
         **mitigation.method(),
         "modality": "$@dataset_info.modality",
         "window": "$@dataset_info.window",
         "labels": "$@dataset_info.labels",
+        **own_input.settings(row, usage),
         "stamps": common.stamps(row),
         "model_info": _written_info(row, usage),
         **networks(row, usage),
         "network": "@training_def",
-        "model_state": recipes.model_state(usage),
+        **recipes.model_state(usage),
         **recipes.loss(usage),
         "optimizer": {
             "_target_": "torch.optim.AdamW",
@@ -56,8 +63,8 @@ def train(row: Row, usage: str) -> Config:
         **recipes.schedule(usage),
         "prepare_batch": {"_target_": "PrepareBatchExtraInput", "extra_keys": _extra(usage)},
         "train": _train_section(row, usage),
-        "validate": _validate_section(row, usage),
-        "initialize": [CHECK, SEED, _START_EPOCH, _progress(usage)],
+        "validate": validation.section(row, usage),
+        "initialize": [CHECK, SEED, _START_EPOCH, *_progress(usage)],
         "run": _run(usage),
     }
 
@@ -74,7 +81,7 @@ def multi_gpu_train(row: Row, usage: str) -> Config:
         **mitigation.distributed_sampling(),
         "validate#sampler": common.sampler("@validate#dataset", shuffle=False),
         "validate#dataloader#sampler": "@validate#sampler",
-        "initialize": [*common.distributed_start(), _START_EPOCH, _progress(usage)],
+        "initialize": [*common.distributed_start(), _START_EPOCH, *_progress(usage)],
         "run": _run(usage),
         "finalize": common.DISTRIBUTED_END,
     }
@@ -88,7 +95,7 @@ def training_data(row: Row) -> str:
 def networks(row: Row, usage: str) -> Config:
     """``network_def``, the whole model, and ``training_def``, the same as a plain network for the trainer."""
     usages = "fairmedfm_monai.usages"
-    segmenter: Config = segmentation.network(row)
+    segmenter: Config = {**segmentation.network(row), **own_input.network(row, usage)}
     if usage == parts.PROMPT_FREE:
         segmenter = {
             "_target_": f"{usages}.PromptFreeSegmenter",
@@ -96,8 +103,8 @@ def networks(row: Row, usage: str) -> Config:
             "num_labels": "$len(@labels)",
             "seed": "@seed",
         }
-    found: Config = {"network_def": segmenter}
-    own = "$@network_def.to(@device)"
+    found: Config = {"network_def": segmenter, "prepared": mitigation.PREPARED}
+    own = "$@prepared.to(@device)"
     if usage in parts.ADAPTED:
         found["adapted"] = {
             "_target_": f"{usages}.add_segmenter_lora",
@@ -164,16 +171,19 @@ def _written_info(row: Row, usage: str) -> Config:
         "attributes": "$@dataset_info.attributes",
         "dataset": "$@dataset_info.name",
         "seed": "@seed",
+        **own_input.written(row, usage),
         "mitigation": mitigation.INFO,
     }
 
 
-def _progress(usage: str) -> str:
+def _progress(usage: str) -> list[str]:
     schedule = ", schedule=@lr_scheduler" if usage == parts.PROMPT_FREE else ""
-    return (
+    return [
+        common.start_from("@model_state"),
+        common.keep_last("@model_state"),
         f"$keep_progress(@train#trainer, @ckpt_dir, resume=@resume, model=@network, optimizer=@optimizer{schedule}, "
-        "method=@method, best=@validate#handlers#1)"
-    )
+        "method=@method, best=@validate#handlers#1, early_stopping=@validate#handlers#2)",
+    ]
 
 
 def _extra(usage: str) -> list[str]:
@@ -200,8 +210,14 @@ def _train_section(row: Row, usage: str) -> Config:
     # training starts from the FM, and the merged model.pt of LoRA cannot become weights and adapters again.
     loader = {"_target_": "CheckpointLoader", "_disabled_": True, "load_path": "@checkpoint"}
     return {
-        "loading": {"_target_": "Compose", "transforms": parts.loading(row)},
-        "preprocessing": {"_target_": "Compose", "transforms": parts.sample_transforms(row, usage)},
+        "loading": {
+            "_target_": "Compose",
+            "transforms": [*parts.loading(row), *own_input.crop(row, usage, ["image", "label"])],
+        },
+        "preprocessing": {
+            "_target_": "Compose",
+            "transforms": parts.sample_transforms(row, usage, rotation=own_input.rotation(row, usage)),
+        },
         "dataset": parts.sample_dataset(row, usage),
         "sampler": "$@method.sampler(@train#dataset.item_cases)",
         "dataloader": {
@@ -215,6 +231,7 @@ def _train_section(row: Row, usage: str) -> Config:
             *([schedule] if usage == parts.PROMPT_FREE else []),
             {
                 "_target_": "ValidationHandler",
+                "_disabled_": common.KEEPS_LAST,
                 "validator": "@validate#evaluator",
                 "epoch_level": True,
                 "interval": "@val_interval",
@@ -224,7 +241,7 @@ def _train_section(row: Row, usage: str) -> Config:
         ],
         "trainer": {
             "_target_": "SupervisedTrainer",
-            "max_epochs": "@epochs",
+            "max_epochs": recipes.last_epoch(usage),
             "device": "@device",
             "train_data_loader": "@train#dataloader",
             "network": "@network",
@@ -235,57 +252,5 @@ def _train_section(row: Row, usage: str) -> Config:
             "train_handlers": "@train#handlers",
             "amp": "@amp",
             "decollate": False,
-        },
-    }
-
-
-def _validate_section(row: Row, usage: str) -> Config:
-    saver: dict[str, Any] = {
-        "_target_": "CheckpointSaver",
-        "_disabled_": "$@rank > 0",
-        "save_dir": "@ckpt_dir",
-        "save_dict": {"model": "@model_state"},
-        "save_key_metric": True,
-        "key_metric_name": "selection",
-        "key_metric_filename": "model.pt",
-    }
-    free = usage == parts.PROMPT_FREE
-    keys = ["image", "label"]
-    steps = segmentation.to_model(row, keys)
-    axis = None if row.is_volumetric else "@slice_axis"
-    return {
-        "preprocessing": {
-            "_target_": "Compose",
-            "transforms": [
-                *common.load_image(keys),
-                *([] if free else [{**segmentation.simulate(row), "kinds": "@val_prompts"}]),
-                *(parts.without_prompts(steps) if free else [*parts.without_prompts(steps), steps[-1]]),
-            ],
-        },
-        "dataset": {
-            "_target_": "fairmedfm_monai.data.CaseDataset",
-            "data": "$@dataset_info.cases('val')",
-            "transform": "@validate#preprocessing",
-        },
-        "dataloader": {**common.dataloader("@validate#dataset"), "batch_size": 1},
-        "inferer": parts.prompt_free_inferer(row, output="masks")
-        if free
-        else segmentation.inferer(row, "@val_prompts", output="masks"),
-        "postprocessing": {"_target_": "Compose", "transforms": []},
-        "handlers": [
-            common.fairness_handler(select_by="@select_by", axis=axis, **({} if free else {"prompts": "@val_prompts"})),
-            saver,
-            common.tracking_handler(),
-            common.stats_handler(),
-        ],
-        "evaluator": {
-            "_target_": "SupervisedEvaluator",
-            "device": "@device",
-            "val_data_loader": "@validate#dataloader",
-            "network": "@network_def",
-            "inferer": "@validate#inferer",
-            "postprocessing": "@validate#postprocessing",
-            "val_handlers": "@validate#handlers",
-            "amp": "@amp",
         },
     }

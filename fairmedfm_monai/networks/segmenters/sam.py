@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from fairmedfm_monai.networks.segmenters.base import NO_PROMPT, ImageEmbedding, PromptableSegmenter, refuse_texts
 from fairmedfm_monai.networks.segmenters.sam_builder import GEOMETRIES, TINY, build_sam
+from fairmedfm_monai.networks.segmenters.sam_positions import resize_input
 from fairmedfm_monai.networks.spec import InputSpec
 from fairmedfm_monai.networks.weights import WeightSource, fill_weights, resolve_weights, seeded
 
@@ -55,8 +56,7 @@ class SamCore(PromptableSegmenter):
     """
 
     def __init__(self, sam: Sam, *, multimask: bool | None = None) -> None:
-        mean, std = (tuple(buffer.flatten().tolist()) for buffer in (sam.pixel_mean, sam.pixel_std))
-        spec = InputSpec(size=sam.image_encoder.img_size, mean=mean, std=std, channels=3, max_value=255.0)
+        spec = _input_spec(sam.image_encoder.img_size, sam.pixel_mean, sam.pixel_std)
         super().__init__(spatial_dims=2, input_spec=spec)
         self.image_encoder = sam.image_encoder
         self.prompt_encoder = sam.prompt_encoder
@@ -66,6 +66,11 @@ class SamCore(PromptableSegmenter):
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
         self.multimask = multimask
+
+    def resize(self, image_size: int) -> None:
+        """Change the edge of the input in pixels; see :func:`resize_input`."""
+        resize_input(self, image_size)
+        self._input_spec = _input_spec(image_size, self.pixel_mean, self.pixel_std)
 
     def embed(self, image: Tensor) -> ImageEmbedding:
         """Encode images; see :meth:`PromptableSegmenter.embed`.
@@ -181,6 +186,13 @@ class SamSegmenter(SamCore):
         weights: ``pretrained``, a path, ``random`` or ``tiny``.
         multimask: see :class:`SamCore`.
         seed: of ``random`` and ``tiny``.
+        image_size: edge of the input in pixels; None = 1,024, at which the weights were trained. At another size the
+            tables of positions are interpolated, see :func:`resize_input`.
+        pixel_mean: subtrahend per channel of intensities 0..255; None = SAM's own.
+        pixel_std: divisor per channel; None = SAM's own.
+
+    Raises:
+        ValueError: another variant, or an ``image_size`` that tokens do not fill.
     """
 
     def __init__(
@@ -190,6 +202,9 @@ class SamSegmenter(SamCore):
         *,
         multimask: bool | None = None,
         seed: int = 0,
+        image_size: int | None = None,
+        pixel_mean: Sequence[float] | None = None,
+        pixel_std: Sequence[float] | None = None,
     ) -> None:
         if variant not in GEOMETRIES:
             msg = f"`variant` must be one of {', '.join(GEOMETRIES)}, but got {variant!r}"
@@ -197,10 +212,14 @@ class SamSegmenter(SamCore):
         source = self.source(variant)
         path = resolve_weights(weights, source)
         geometry = TINY if weights == "tiny" else GEOMETRIES[variant]
+        own = {"mean": pixel_mean, "std": pixel_std}
+        normalisation = {name: values for name, values in own.items() if values is not None}
         with seeded(seed):
-            sam = build_sam(**geometry)  # type: ignore[arg-type]
+            sam = build_sam(**geometry, **normalisation)  # type: ignore[arg-type]
         super().__init__(sam, multimask=multimask)
         fill_weights(self, path or weights, source=source)
+        if image_size is not None:
+            self.resize(image_size)
         self.eval()
 
     @staticmethod
@@ -218,6 +237,11 @@ def to_uint8(image: Tensor) -> Iterator[NDArray[np.uint8]]:
     """Images (B, 3, H, W) in 0..255 as H x W x 3 arrays, rounded and clipped to 8 bit, the depth SAM was trained on."""
     array = image.as_subclass(Tensor).detach().float().clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1)
     yield from np.ascontiguousarray(array.cpu().numpy())
+
+
+def _input_spec(size: int, mean: Tensor, std: Tensor) -> InputSpec:
+    """What SAM sees, from its buffers."""
+    return InputSpec(size=size, mean=mean.flatten().tolist(), std=std.flatten().tolist(), channels=3, max_value=255.0)
 
 
 def _size(image: Tensor) -> tuple[int, int]:
