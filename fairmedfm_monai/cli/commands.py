@@ -261,7 +261,7 @@ def attributes(
         print(f"wrote {path}")
 
 
-@SetParseFn(str, "name", "output", "data", "weights", "only", "seeds", "overrides", "tracking_uri")
+@SetParseFn(str, "name", "output", "data", "weights", "only", "seeds", "overrides", "tracking_uri", "export")
 def study(
     name: str | None = None,
     output: str | None = None,
@@ -277,6 +277,7 @@ def study(
     tracking_uri: str | None = None,
     collect_only: bool = False,
     run_only: bool = False,
+    export: str | None = None,
     list: bool = False,  # noqa: A002 (the flag is called --list)
     **unknown: Any,
 ) -> None:
@@ -299,6 +300,7 @@ def study(
         tracking_uri: of MLflow, by default a file in the output folder; off = no tracking.
         collect_only: run nothing, write tables and figures of what is there.
         run_only: run, without tables and figures.
+        export: run nothing, write the plan as a Snakemake workflow into this folder.
         list: list the studies.
         **unknown: refused; without it, a misspelt --dry_run would be told only after the whole study has run.
     """
@@ -318,6 +320,7 @@ def study(
     found = studying.load_study(name)
     call = studying.Call(
         study=found,
+        source=name,
         output=Path(output) if output else Path("studies") / found.name,
         data=Path(data) if data else None,
         weights=weights,
@@ -328,6 +331,9 @@ def study(
         jobs=jobs,
         tracking_uri=tracking_uri,
     )
+    if export:
+        studying.export_call(call, Path(export))
+        return
     well = studying.run_call(call, dry_run=dry_run, download=download, run=not collect_only, collect=not run_only)
     if not well:
         sys.exit(1)

@@ -11,6 +11,7 @@ from typing import Any
 
 from fairmedfm_monai.catalog import find_row
 from fairmedfm_monai.data.card_checks import did_you_mean
+from fairmedfm_monai.networks.weights import weights_kind
 from fairmedfm_monai.studies.plan import NO_WEIGHTS, RUNNABLE, PlannedCell, make_plan
 from fairmedfm_monai.studies.plan_text import plan_lines, study_line
 from fairmedfm_monai.studies.sources import find_source, make_source
@@ -23,6 +24,7 @@ class Call:
 
     Attributes:
         study: the study.
+        source: its name, or the path of its file.
         output: folder for everything.
         data: folder of prepared releases.
         weights: of all FMs.
@@ -35,6 +37,7 @@ class Call:
     """
 
     study: Study
+    source: str
     output: Path
     data: Path | None = None
     weights: str = "pretrained"
@@ -44,6 +47,21 @@ class Call:
     n_bootstrap: int = 1000
     jobs: int = 1
     tracking_uri: str | None = None
+
+    def arguments(self) -> list[str]:
+        """The command line that asks for the same, from any folder, all cells of it."""
+        given = {
+            "output": self.output.absolute(),
+            "data": self.data and self.data.absolute(),
+            "weights": self.weights if weights_kind(self.weights) != "file" else Path(self.weights).absolute(),
+            "seeds": self.seeds and ",".join(map(str, self.seeds)),
+            "overrides": self.overrides and json.dumps(self.overrides),
+            "n_bootstrap": self.n_bootstrap,
+            "tracking_uri": self.tracking_uri,
+        }
+        options = [f"--{name}={value}" for name, value in given.items() if value is not None]
+        source = self.source if self.source in study_names() else str(Path(self.source).absolute())
+        return ["study", source, *options]
 
     def plan(self) -> list[PlannedCell]:
         """The plan as things stand now."""
@@ -128,6 +146,20 @@ def parsed_seeds(text: str | None) -> list[int] | None:
         msg = f"`seeds` must be different whole numbers such as 0,1,2, but got {text!r}"
         raise ValueError(msg)
     return [int(part) for part in parts]
+
+
+def export_call(call: Call, folder: Path) -> None:
+    """Print the plan and write it as a Snakemake workflow; demo data are made first, since many jobs share them."""
+    from fairmedfm_monai.studies.snakemake import export_workflow
+
+    plan = call.plan()
+    for line in plan_lines(call.study, plan, jobs=call.jobs):
+        print(line)
+    if _made_data(call, plan):
+        plan = call.plan()
+    snakefile = export_workflow(plan, folder, output=call.output, command=call.arguments())
+    print(f"wrote {snakefile}")
+    print(f"next: cd {folder} && snakemake --profile profiles/local   (or profiles/slurm)")
 
 
 def run_call(

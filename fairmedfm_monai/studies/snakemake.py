@@ -24,6 +24,7 @@ from pathlib import Path
 
 PLAN = json.loads(Path(workflow.basedir, "plan.json").read_text(encoding="utf-8"))
 CELLS = PLAN["cells"]
+DONE = [PLAN["done"].format(key=key) for key in CELLS]
 
 
 wildcard_constraints:
@@ -37,6 +38,7 @@ localrules:
 
 rule all:
     input:
+        DONE,
         PLAN["page"],
 
 
@@ -56,7 +58,7 @@ rule cell:
 # Tables and figures of what is done. With --keep-going a failed cell leaves this rule out: the handler stands in.
 rule pages:
     input:
-        [PLAN["done"].format(key=key) for key in CELLS],
+        DONE,
     output:
         PLAN["page"],
     shell:

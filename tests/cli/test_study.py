@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -192,3 +193,20 @@ def test_parsed_values() -> None:
     assert studying.parsed_seeds("0, 2") == [0, 2]
     assert studying.parsed_seeds(None) is None
     assert studying.parsed_overrides('{"train": {}}') == {"train": {}}
+
+
+def test_export_asks_for_the_same_study_from_any_folder(
+    capsys: pytest.CaptureFixture[str], file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ("--output", "out", "--weights", "tiny", "--seeds", "0,1", "--overrides", '{"train": {"epochs": 1}}')
+    code, out, _ = call(capsys, file.name, *options, "--only", "made/demo_clip/*", "--export", "flow")
+    assert code == 0
+    assert "wrote flow/Snakefile" in out
+    content = json.loads((tmp_path / "flow" / "plan.json").read_text(encoding="utf-8"))
+    assert len(content["cells"]) == 7
+    command = shlex.split(content["command"])[3:]
+    monkeypatch.chdir("/")
+    code, out, _ = call(capsys, *command[1:], "--dry_run", "--only", "made/demo_clip/*")
+    assert code == 0
+    assert "7 ready" in out
