@@ -171,10 +171,10 @@ def evaluate(
         mitigation_attributes: whose groups are meant, comma-separated ones are crossed; by default the first.
         mitigation_options: of the method, e.g. '{rule: sensitivity, target: 0.8}'; a wrong one lists them.
     """
-    from fairmedfm_monai.cli.evaluation import Evaluation
     from fairmedfm_monai.cli.table import foreign_predictions
     from fairmedfm_monai.fairness import read_predictions
     from fairmedfm_monai.handlers.output import free_output_dir
+    from fairmedfm_monai.mitigation.evaluation import Evaluation
 
     groups = _names(attributes)
     if groups is None:

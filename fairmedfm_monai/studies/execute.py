@@ -221,8 +221,8 @@ class _Run:
         return Job(folder, done["hash"])
 
     def _postprocess(self) -> None:
-        from fairmedfm_monai.cli.evaluation import Evaluation
         from fairmedfm_monai.fairness import read_predictions
+        from fairmedfm_monai.mitigation.evaluation import Evaluation
 
         if self.cell.base is None:
             msg = f"mitigation {self.cell.mitigation!r} works on the predictions of another cell, but `base` is None"
