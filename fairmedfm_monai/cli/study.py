@@ -11,7 +11,6 @@ from typing import Any
 
 from fairmedfm_monai.catalog import find_row
 from fairmedfm_monai.data.card_checks import did_you_mean
-from fairmedfm_monai.networks.weights import weights_kind
 from fairmedfm_monai.studies.plan import NO_WEIGHTS, RUNNABLE, PlannedCell, make_plan
 from fairmedfm_monai.studies.plan_text import plan_lines, study_line
 from fairmedfm_monai.studies.sources import find_source, make_source
@@ -50,6 +49,8 @@ class Call:
 
     def arguments(self) -> list[str]:
         """The command line that asks for the same, from any folder, all cells of it."""
+        from fairmedfm_monai.networks.weights import weights_kind
+
         given = {
             "output": self.output.absolute(),
             "data": self.data and self.data.absolute(),

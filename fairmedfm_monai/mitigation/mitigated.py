@@ -183,8 +183,8 @@ def _banner(about: Mapping[str, Any]) -> str:
         for split, part in about["pooled_cases"].items()
     ]
     return (
-        f"Mitigated after training by {about['name']} ({by}), fitted on {about['fitted_on']}: at inference the model "
-        f"must be told the {by} of each patient. Pooled parameters, for groups that are unknown or could not be "
+        f"Needs {by} at inference: mitigated after training by {about['name']}, fitted on {about['fitted_on']}; the "
+        f"model must be told the {by} of each patient. Pooled parameters, for groups that are unknown or could not be "
         f"fitted, were used for {'; '.join(shares)}."
     )
 

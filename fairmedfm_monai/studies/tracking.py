@@ -109,7 +109,7 @@ def child_runs(tracking: Tracking, cell: Cell) -> Iterator[None]:
     if tracking.uri == OFF:
         yield
         return
-    _end_dead_runs(tracking, cell.key)
+    end_dead_runs(tracking, cell.key)
     tags = {
         _PARENT: tracking.parent,
         "study": tracking.study,
@@ -130,7 +130,10 @@ def child_runs(tracking: Tracking, cell: Cell) -> Iterator[None]:
             os.environ[RUN_TAGS] = before
 
 
-def _end_dead_runs(tracking: Tracking, key: str) -> None:
+def end_dead_runs(tracking: Tracking, key: str) -> None:
+    """End runs of a cell that still count as running as KILLED. The caller must hold the lock of the cell."""
+    if tracking.uri == OFF:
+        return
     try:
         client = _client(tracking.uri)
         experiment = client.get_experiment_by_name(tracking.experiment)

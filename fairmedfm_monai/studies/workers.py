@@ -13,9 +13,12 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
+
 from fairmedfm_monai.studies.execute import DONE, FAILED, Outcome, Setting, execute
-from fairmedfm_monai.studies.jobs import Job, job_folder, state
+from fairmedfm_monai.studies.jobs import Job, job_folder, lock_file, state
 from fairmedfm_monai.studies.logs import reason
+from fairmedfm_monai.studies.tracking import end_dead_runs
 
 if TYPE_CHECKING:
     from fairmedfm_monai.studies.plan import PlannedCell
@@ -85,7 +88,14 @@ class Workers:
             worker.stop()
         for worker in workers:
             worker.join(_PATIENCE)
+        for planned in self._busy.values():
+            self._end_runs(planned.cell.key)
         self._idle, self._busy = [], {}
+
+    def _end_runs(self, key: str) -> None:
+        """A process that had to be killed could not end its run."""
+        with suppress(Timeout), FileLock(lock_file(self._setting.output.absolute(), key), blocking=False):
+            end_dead_runs(self._setting.tracking, key)
 
     def __enter__(self) -> Workers:
         return self

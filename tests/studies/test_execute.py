@@ -100,7 +100,7 @@ def test_a_method_after_training_takes_the_predictions_of_its_base(
     assert list(before[0]["score"]) == list(after[0]["score"])
     assert after[0]["threshold"].notna().all()
     folder = job_folder(setting.output, method.cell.key)
-    assert any("Mitigated after training" in stamp for stamp in read_done(folder)["stamps"])
+    assert any("mitigated after training" in stamp for stamp in read_done(folder)["stamps"])
     assert "gap by sex" in (folder / "log.txt").read_text()
     missing = planned(base.dataset_dir, mitigation="threshold_per_group", **{**fields, "base": "a/b/c/erm/seed0"})
     outcome = execute(missing, setting)

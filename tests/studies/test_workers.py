@@ -40,6 +40,38 @@ def test_a_cell_is_interrupted_in_order_and_its_process_ends(tmp_path: Path, xra
     assert children[0].info.status in {"KILLED", "FAILED"}  # by where the signal came: between or in Ignite's handlers
 
 
+class Deaf:
+    """Stands for a process that has to be killed: it ends nothing in order."""
+
+    alive = True
+
+    def __init__(self, *_: object) -> None:
+        self.joined = False
+
+    def begin(self, planned: object) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def join(self, seconds: float) -> None:
+        self.joined = True
+
+
+def test_the_run_of_a_process_that_had_to_be_killed_ends(
+    tmp_path: Path, tracking_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracking = open_parent(tmp_path, "killed", tracking_uri=tracking_uri)
+    cell = planned(tmp_path, label="deaf")
+    client = mlflow.MlflowClient(tracking_uri=tracking_uri)
+    experiment = client.get_experiment_by_name(tracking.experiment)
+    tags = {"mlflow.parentRunId": tracking.parent, "cell": cell.cell.key}
+    run = client.create_run(experiment.experiment_id, tags=tags).info.run_id
+    monkeypatch.setattr(working, "_Worker", Deaf)
+    with Workers(1, Setting(output=tmp_path, weights="tiny", n_bootstrap=10, tracking=tracking)) as workers:
+        workers.submit(cell)
+        assert client.get_run(run).info.status == "RUNNING"
+    assert client.get_run(run).info.status == "KILLED"
+
+
 def test_at_least_one_process_is_needed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="`jobs` must be a number of processes, 1 or more, but got 0"):
         Workers(0, Setting(output=tmp_path))
