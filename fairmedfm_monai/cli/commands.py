@@ -192,7 +192,7 @@ def evaluate(
         told: list[str] = []
         written = evaluation.write(evaluation.report(table, meta), table, meta, folder)
     else:
-        written, told = evaluation.mitigated(
+        written, told, _ = evaluation.mitigated(
             table, meta, folder, name=mitigation, attributes=_names(mitigation_attributes), options=mitigation_options
         )
     for path in written:

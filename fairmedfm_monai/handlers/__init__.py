@@ -10,6 +10,7 @@ __getattr__, __dir__ = lazy_exports(
         "EarlyStopping": ".early_stopping",
         "FairnessHandler": ".fairness",
         "GroupCodes": ".group_codes",
+        "MitigatedReport": ".mitigated_report",
         "ProbabilityWriter": ".probabilities",
         "TrackingHandler": ".tracking",
         "exit_on_failures": ".output",

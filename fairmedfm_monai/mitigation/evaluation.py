@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -21,6 +21,20 @@ BEFORE = "before"
 """Folder, beside the report of mitigated predictions, with that of the predictions as they were."""
 
 
+class Mitigated(NamedTuple):
+    """What came of a mitigation after training.
+
+    Attributes:
+        files: that were written.
+        changes: what changed, one sentence each.
+        report: on the mitigated predictions.
+    """
+
+    files: list[Path]
+    changes: list[str]
+    report: FairnessReport
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """How a table is evaluated.
@@ -30,12 +44,16 @@ class Evaluation:
         operating_point: threshold, or None.
         n_bootstrap: replicates.
         seed: of resampling and of random decisions.
+        title: of the report; empty = made from the dataset's name.
+        about: what else is known of the run, for run.json.
     """
 
     source: str
     operating_point: float | None = None
     n_bootstrap: int = 1000
     seed: int = 0
+    title: str = ""
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     def report(self, table: pd.DataFrame, meta: Mapping[str, Any]) -> FairnessReport:
         """Evaluate the table."""
@@ -54,10 +72,12 @@ class Evaluation:
         run: Mapping[str, Any] | None = None,
     ) -> list[Path]:
         """Write the report; ``addition`` ends its title, ``run`` is added to run.json."""
-        about = {"predictions": self.source, "seed": self.seed, "n_bootstrap": self.n_bootstrap, **(run or {})}
+        run = run or {}
+        about = {**self.about, "predictions": self.source, "seed": self.seed, "n_bootstrap": self.n_bootstrap, **run}
+        about["tags"] = {**self.about.get("tags", {}), **run.get("tags", {})}
         banners = [*meta.get("stamps", []), *([meta["notice"]] if meta.get("notice") else [])]
-        title = f"Subgroup report: {meta.get('dataset') or Path(self.source).stem}{addition}"
-        return write_report(report, folder, title=title, banners=banners, predictions=table, run=about)
+        title = self.title or f"Subgroup report: {meta.get('dataset') or Path(self.source).stem}"
+        return write_report(report, folder, title=f"{title}{addition}", banners=banners, predictions=table, run=about)
 
     def mitigated(
         self,
@@ -68,7 +88,7 @@ class Evaluation:
         name: str,
         attributes: Sequence[str] | None = None,
         options: Mapping[str, Any] | None = None,
-    ) -> tuple[list[Path], list[str]]:
+    ) -> Mitigated:
         """Report on the mitigated predictions, on those before, and what changed.
 
         Args:
@@ -78,9 +98,6 @@ class Evaluation:
             name: of the mitigation, see ``mitigate_predictions``.
             attributes: whose groups are meant.
             options: of the mitigation.
-
-        Returns:
-            The files and the changes, one sentence each.
 
         Raises:
             ValueError: what the mitigation refuses, or a given operating point beside one by group.
@@ -98,7 +115,8 @@ class Evaluation:
         run = {"mitigation": about, "tags": {"mitigation": by, "attribute needed at inference": "yes"}}
         written = self.write(before, table, old, folder / BEFORE, addition=", before mitigation")
         written.append(write_predictions(new, described, folder / PREDICTIONS_FILE))
-        return [*written, *self.write(after, new, described, folder, addition=f", {by}", run=run)], told
+        written += self.write(after, new, described, folder, addition=f", {by}", run=run)
+        return Mitigated(written, told, after)
 
 
 def _mitigate(

@@ -231,7 +231,7 @@ class _Run:
         table, meta = read_predictions(source)
         given = {"operating_point": None, "n_bootstrap": self.setting.n_bootstrap, **self.cell.evaluate}
         evaluation = Evaluation(source.name, given["operating_point"], given["n_bootstrap"], self.cell.seed)
-        _, told = evaluation.mitigated(
+        done = evaluation.mitigated(
             table,
             meta,
             self.job.eval_dir,
@@ -239,7 +239,7 @@ class _Run:
             attributes=list(self.cell.attributes) or None,
             options=dict(self.cell.options),
         )
-        note(self.job.log, "\n".join(told))
+        note(self.job.log, "\n".join(done.changes))
         self._log_afterwards(meta.get("stamps") or [])
 
     def _log_afterwards(self, stamps: Sequence[str]) -> None:

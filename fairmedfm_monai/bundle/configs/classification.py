@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fairmedfm_monai.bundle.configs import classification_parts as parts
-from fairmedfm_monai.bundle.configs import common
+from fairmedfm_monai.bundle.configs import common, mitigation
 from fairmedfm_monai.bundle.configs.common import CHECK, SEED, Config
 from fairmedfm_monai.catalog import Row
 
@@ -24,12 +24,14 @@ def evaluate(row: Row, usage: str) -> Config:
         "attributes": None,
         "split": ["val", "test"],
         **common.statistics(),
+        **mitigation.settings_after(),
         **common.machine(batch_size=32 if frozen else parts.image_batch(row)),
         **common.tracking(
             *(row, usage, "evaluate"),
             weights=weights,
             variant=variant,
             mitigation="$@model_info.mitigated" if trained else None,
+            mitigation_after="@mitigation",
         ),
         **common.dataset_info(),
         **parts.modality(row),
@@ -47,7 +49,9 @@ def evaluate(row: Row, usage: str) -> Config:
         "dataloader": common.dataloader("@dataset"),
         "inferer": {"_target_": "SimpleInferer"},
         "postprocessing": parts.probabilities(),
-        "handlers": common.evaluation_handlers(**({"files": ["@checkpoint"]} if trained else {})),
+        "handlers": common.evaluation_handlers(
+            mitigation.report_handler(), **({"files": ["@checkpoint"]} if trained else {})
+        ),
         "evaluator": common.evaluator(),
         **(common.checkpoint_loader() if trained else {}),
         "initialize": [

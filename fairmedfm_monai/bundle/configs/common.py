@@ -81,8 +81,9 @@ def tracking(
     weights: str = "@weights",
     variant: str = "@variant",
     mitigation: str | None = None,
+    mitigation_after: str | None = None,
 ) -> Config:
-    """Where the run is tracked, and its tags; ``mitigation`` says how groups were treated in training."""
+    """Where the run is tracked, and its tags; ``mitigation`` says how groups were treated in training, and after it."""
     licence = f"$weights_licence({weights.removeprefix('$')}, fm='{row.name}')"
     return {
         "tracking_uri": "$default_tracking_uri()",
@@ -96,6 +97,7 @@ def tracking(
             "variant": variant,
             "weights_licence": licence,
             **({} if mitigation is None else {"mitigation": mitigation}),
+            **({} if mitigation_after is None else {"mitigation_after_training": mitigation_after}),
             "stamps": "@stamps",
         },
     }
@@ -186,8 +188,8 @@ def keep_last(state: str) -> str:
     return f"$keep_last(@train#trainer, @ckpt_dir, {state}, select_by=@select_by)"
 
 
-def evaluation_handlers(**extra: Any) -> list[Config]:
-    """Handlers of an evaluate.json, in the order in which they must run."""
+def evaluation_handlers(*after_report: Config, **extra: Any) -> list[Config]:
+    """Handlers of an evaluate.json, in the order in which they must run; ``extra`` is the report's."""
     report = fairness_handler(
         output_dir="@run_dir",
         operating_point="@operating_point",
@@ -200,6 +202,7 @@ def evaluation_handlers(**extra: Any) -> list[Config]:
     )
     return [
         report,
+        *after_report,
         tracking_handler(output_dir="@run_dir", log_cases="@log_cases", close_on_complete=True),
         stats_handler(),
     ]

@@ -37,6 +37,24 @@ def method() -> Config:
     }
 
 
+def settings_after() -> Config:
+    """Overridable keys of a mitigation after training."""
+    return {"mitigation": None, "mitigation_attributes": None, "mitigation_options": {}}
+
+
+def report_handler() -> Config:
+    """Mitigates the predictions of an evaluation and reports on them."""
+    return {
+        "_target_": "fairmedfm_monai.handlers.MitigatedReport",
+        "name": "@mitigation",
+        "attributes": "@mitigation_attributes",
+        "options": "@mitigation_options",
+        "operating_point": "@operating_point",
+        "n_bootstrap": "@n_bootstrap",
+        "seed": "@seed",
+    }
+
+
 def codes_handler() -> Config:
     """Gives the loss the groups of each batch, and stops a training whose loss is no number."""
     return {
