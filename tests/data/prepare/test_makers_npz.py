@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -124,3 +128,28 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
     assert read_scalars([file, tmp_path / "broken.npz"], keys) == [{"age": "56.56", "gender": "1"}, None]
     with pytest.raises(ValueError, match="allow_pickle"):
         float_map([file], tmp_path / "a.nii", keys=("rnflt",))
+
+
+@pytest.fixture
+def switching_threads() -> Iterator[None]:
+    """Collections of garbage that come often, and let another thread go on in the middle of an allocation."""
+
+    def yield_to_others(*_: Any) -> None:
+        time.sleep(0)
+
+    before = gc.get_threshold()
+    gc.callbacks.append(yield_to_others)
+    gc.set_threshold(10)
+    yield
+    gc.set_threshold(*before)
+    gc.callbacks.remove(yield_to_others)
+
+
+@pytest.mark.usefixtures("switching_threads")
+def test_single_values_are_read_whatever_the_order_of_threads(tmp_path: Path) -> None:
+    names = [*"abcdefghij"]
+    files = [tmp_path / f"{number}.npz" for number in range(100)]
+    for number, file in enumerate(files):
+        np.savez(file, **{name: np.array(float(number)) for name in names})
+    found = read_scalars(files, {name: (name,) for name in names})
+    assert found == [dict.fromkeys(names, str(number)) for number in range(100)]

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from fairmedfm_monai.data.prepare.makers.write import write_nifti, write_png
 
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError)
 _THREADS = 4
+# NumPy parses a header with `ast`, which fails now and then in two threads at once before Python 3.11.8 and 3.12.2.
+_PARSER = Lock()
 Scalars = dict[str, str]
 
 
@@ -169,7 +172,8 @@ def _scalars(path: Path, keys: Mapping[str, Sequence[str]]) -> Scalars | None:
 
 def _text(archive: Any, key: str) -> str | None:
     try:
-        value = archive[key]
+        with _PARSER:
+            value = archive[key]
     except ValueError as error:
         if "allow_pickle" in str(error):
             return None  # an object array: opening it would run what the file says
