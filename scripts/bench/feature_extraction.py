@@ -82,13 +82,15 @@ def peers(cases: list[dict[str, Any]], encoder: Any, transform: Any) -> tuple[fl
     """CPU seconds of a bare loop over the transform, and of one over the encoder, on one thread."""
     import torch
 
+    from fairmedfm_monai.data.features import CPU_BATCH  # the extraction's own: with more the peer is slower
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     transform({"image": cases[0]["image"]})  # what is done once is not counted
     start = time.process_time()
     images = [transform({"image": case["image"]})["image"].as_subclass(torch.Tensor) for case in cases]
     decode = time.process_time() - start
-    batches = [torch.stack(images[start : start + BATCH_SIZE]) for start in range(0, len(images), BATCH_SIZE)]
+    batches = [torch.stack(images[start : start + CPU_BATCH]) for start in range(0, len(images), CPU_BATCH)]
     del images
     with torch.no_grad():
         encoder.encode_image(batches[0][:2])
@@ -159,6 +161,7 @@ def time_extraction(options: argparse.Namespace) -> None:
     import torch
 
     from fairmedfm_monai.data import encoding
+    from fairmedfm_monai.data.features import CPU_BATCH
 
     if options.lanes:
         encoding.MAX_LANES = options.lanes
@@ -168,7 +171,8 @@ def time_extraction(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         cases = make_cases(Path(folder), options.images, 1024)
         print(
-            f"{options.encoder} {options.variant}, {options.images} PNG of 1024 px, batch {BATCH_SIZE}, {cores} cores"
+            f"{options.encoder} {options.variant}, {options.images} PNG of 1024 px, {cores} cores, "
+            f"batch {BATCH_SIZE} of which {CPU_BATCH} at once on the CPU"
         )
         print("  decode   model   ideal    wall     CPU threads  wall/ideal  alone/ideal   (seconds)")
         found = []
