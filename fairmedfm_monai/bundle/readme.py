@@ -68,6 +68,13 @@ def _commands(row: Row, usage: str) -> str:
             f"    {RUN} --config_file configs/train.json --dataset_dir DATASET_DIR --mitigation group_dro "
             f"--mitigation_attributes sex --select_by {_worst_group(row, usage)} --patience 5",
         ]
+    if row.task == "classification" and usage in ("lora", "full_finetune"):
+        lines += [
+            "",
+            "Train with less memory, for about half as much computing again:",
+            "",
+            f"    {RUN} --config_file configs/train.json --dataset_dir DATASET_DIR --gradient_checkpointing true",
+        ]
     lines += [
         "",
         "Evaluate, with the subgroup report in `eval/report.html`:",

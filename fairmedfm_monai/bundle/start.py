@@ -102,7 +102,14 @@ def validation_cases(dataset: DatasetInfo, select_by: str | Sequence[str]) -> li
         raise DatasetError(dataset.root, [Problem("split", message)]) from error
 
 
-def keep_last(trainer: Engine, folder: str | Path, state: Any, *, select_by: str | Sequence[str]) -> None:
+def keep_last(
+    trainer: Engine,
+    folder: str | Path,
+    state: Any,
+    *,
+    select_by: str | Sequence[str],
+    patience: int | None = None,
+) -> None:
     """Write ``model.pt`` after every epoch where ``select_by`` is ``last``.
 
     Args:
@@ -110,8 +117,15 @@ def keep_last(trainer: Engine, folder: str | Path, state: Any, *, select_by: str
         folder: where the file goes.
         state: whose ``state_dict`` it is.
         select_by: of the training.
+        patience: of the training.
+
+    Raises:
+        ValueError: ``patience`` without any validation that could end the training.
     """
     if select_by == LAST:
+        if patience is not None:
+            msg = f"--patience {patience} counts validations, but --select_by {LAST} makes none; leave one of them out"
+            raise ValueError(msg)
         saver = DiskSaver(str(folder), create_dir=True, require_empty=False)
         keep = Checkpoint({"model": state}, saver, filename_pattern="model.pt", n_saved=None)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, keep)

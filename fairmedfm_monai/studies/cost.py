@@ -20,9 +20,9 @@ calibrated: CPU seconds of one thread of an AMD EPYC (virtual), torch 2.15, floa
     Merlin (ResNet-152, 3D)       224 x 224 x 160      18.722        30.672
     CT-FM (SegResNet)             96 x 224 x 288       31.241        15.679
 
-So a view is right to about a factor of two. `docs/measurements.md` has 512 features of DINOv2 ViT-S/14 at 94.8 CPU
-seconds (its peer, on two cores); this estimate says 92.3. The rates of heads and runs come from demo_clip on 2,400 demo
-radiographs: linear probe 14.4 s of training (100 epochs, features cached) and 1.2 s of evaluation, LoRA 22.9 s of
+So a view is right to about a factor of two. `docs/measurements.md` has 512 features of DINOv2 ViT-S/14 at 105 and 115
+CPU seconds (its peer, on two cores); this estimate says 92.3. The rates of heads and runs come from demo_clip on 2,400
+demo radiographs: linear probe 14.4 s of training (100 epochs, features cached) and 1.2 s of evaluation, LoRA 22.9 s of
 training (2 epochs) and 14.3 s of evaluation.
 """
 

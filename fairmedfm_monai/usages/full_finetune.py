@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Sequence
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
+from fairmedfm_monai.usages.gradient_checkpointing import recompute
 from fairmedfm_monai.usages.layer_decay import blocks, parameter_depths
 from fairmedfm_monai.usages.linear_probe import LinearProbe
 from fairmedfm_monai.usages.trainable import trainable_parameters
@@ -48,8 +47,7 @@ def train_whole(
     Args:
         network: the classifier.
         image_shape: (B, C, H, W[, N]) of images to find out with.
-        gradient_checkpointing: keep only the inputs of the encoder's blocks and run each block again for its gradient:
-            about a third more computing for much less memory.
+        gradient_checkpointing: of the encoder's blocks: one more forward pass for much less memory.
     """
     network.requires_grad_(True)
     used = parameter_depths(network, image_shape)
@@ -58,6 +56,5 @@ def train_whole(
     trained, total = trainable_parameters(network)
     _LOGGER.info("%d of %d parameters train", trained, total)
     if gradient_checkpointing:
-        for block in blocks(network.encoder).values():
-            block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+        recompute(blocks(network.encoder).values())
     return network

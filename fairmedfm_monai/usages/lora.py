@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from fairmedfm_monai.networks.checkpoint import WeightsError, load_checked, read_checkpoint
 from fairmedfm_monai.networks.weights import seeded
 from fairmedfm_monai.usages.fused_qkv import fuse_qkv
+from fairmedfm_monai.usages.gradient_checkpointing import recompute
+from fairmedfm_monai.usages.layer_decay import blocks
 from fairmedfm_monai.usages.trainable import trainable_parameters
 
 ADAPTER_NAME = "adapter.safetensors"
@@ -34,6 +36,7 @@ def add_lora(
     encoder: str = "encoder",
     trained: Sequence[str] = ("head",),
     seed: int = 0,
+    gradient_checkpointing: bool = False,
 ) -> peft.PeftModel:
     """Put adapters into an encoder; they and ``trained`` are what trains.
 
@@ -48,6 +51,7 @@ def add_lora(
         encoder: name of the module that gets the adapters.
         trained: names of the modules that train as a whole.
         seed: of A (B starts at zero, so nothing changes before the first step).
+        gradient_checkpointing: of the encoder's blocks: one more forward pass for much less memory.
 
     Raises:
         ValueError: for a rank below 1, a target that matches nothing, or something that takes no adapter, or a layer
@@ -62,6 +66,8 @@ def add_lora(
         lora_dropout=dropout,
         target_modules=_matches(network, target_modules, encoder=encoder),
     )
+    if gradient_checkpointing:  # before there are adapters: they would pass for blocks
+        recompute(blocks(network.get_submodule(encoder)).values())
     with seeded(seed):
         model = peft.get_peft_model(network, config)
     # Not through peft's `modules_to_save`: it goes by the end of a name and would take an encoder's `image_head` too.

@@ -4,8 +4,8 @@
 
 The network is what the LoRA bundle trains: `LinearProbe` on the encoder, adapters by `add_lora` on the layers that the
 catalog names, AdamW. Weights are random, because memory does not depend on them. Peak is the highest resident memory
-of the process (ru_maxrss). Full fine-tuning, with and without gradient checkpointing, stands beside it; LoRA offers no
-checkpointing. Each runs in a process of its own.
+of the process (ru_maxrss). Full fine-tuning stands beside it. Each runs with and without gradient checkpointing, in a
+process of its own.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from importlib.metadata import version
 
 KINDS = {
     "lora": "LoRA",
+    "lora_checkpointing": "LoRA, gradient checkpointing",
     "full": "full fine-tuning",
     "full_checkpointing": "full fine-tuning, gradient checkpointing",
 }
@@ -47,11 +48,12 @@ def step(kind: str, options: argparse.Namespace) -> None:
     marks = [peak_gib()]
     encoder = parser.get_parsed_content("encoder")
     shape = [options.batch, encoder.input_spec.channels, encoder.input_spec.size, encoder.input_spec.size]
-    if kind == "lora":
-        network = add_lora(LinearProbe(encoder, 2), rank=8, alpha=16, dropout=0.0, target_modules=row.lora_targets)
+    checkpointing = {"gradient_checkpointing": kind.endswith("checkpointing")}
+    if kind.startswith("lora"):
+        lora = {"rank": 8, "alpha": 16, "dropout": 0.0, "target_modules": row.lora_targets}
+        network = add_lora(LinearProbe(encoder, 2), **lora, **checkpointing)
     else:
-        network = FullFinetune(encoder, 2)
-        train_whole(network, image_shape=[1, *shape[1:]], gradient_checkpointing=kind == "full_checkpointing")
+        network = train_whole(FullFinetune(encoder, 2), image_shape=[1, *shape[1:]], **checkpointing)
     marks.append(peak_gib())
     network.train()
     optimizer = torch.optim.AdamW([parameter for parameter in network.parameters() if parameter.requires_grad])
@@ -70,7 +72,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--fm", default="clip")
     parser.add_argument("--variant", default="ViT-B/16")
-    parser.add_argument("--only", choices=KINDS, help="one of the three")
+    parser.add_argument("--only", choices=KINDS, help="one of the four")
     parser.add_argument("--inside", choices=KINDS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.inside:

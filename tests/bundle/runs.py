@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
 
@@ -28,3 +30,13 @@ def tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
 
     predictions = pd.read_parquet(folder / "predictions.parquet")
     return predictions, read_table(folder / "subgroups.csv"), read_table(folder / "disparities.csv")
+
+
+def chain(error: BaseException | None) -> str:
+    """The texts of an error and of what led to it: MONAI wraps what an expression raises."""
+    return "" if error is None else f"{error}\n{chain(error.__cause__ or error.__context__)}"
+
+
+def same(one: Mapping[str, torch.Tensor], two: Mapping[str, torch.Tensor]) -> bool:
+    """Whether two states hold the same tensors in the same order, to the bit."""
+    return list(one) == list(two) and all(torch.equal(one[key], two[key]) for key in one)

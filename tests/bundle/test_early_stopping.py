@@ -14,7 +14,7 @@ import torch
 
 from fairmedfm_monai.fairness import pareto_front, selection_sign
 from fairmedfm_monai.handlers import FairnessHandler, GroupCodes
-from tests.bundle.runs import copy_bundle, run
+from tests.bundle.runs import chain, copy_bundle, run, same
 
 EPOCHS = 12
 
@@ -34,18 +34,6 @@ def content(folder: Path, name: str = "progress.pt") -> dict[str, Any]:
 def epochs(folder: Path) -> int:
     trainer = content(folder)["trainer"]
     return int(trainer["iteration"] // trainer["epoch_length"])
-
-
-def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
-    return list(one) == list(two) and all(torch.equal(one[key], two[key]) for key in one)
-
-
-def chain(error: BaseException | None) -> str:
-    texts = []
-    while error is not None:
-        texts.append(str(error))
-        error = error.__cause__ or error.__context__
-    return " ".join(texts)
 
 
 @pytest.fixture

@@ -11,8 +11,7 @@ import pytest
 
 from fairmedfm_monai.fairness import read_predictions, read_table
 from fairmedfm_monai.mitigation.evaluation import Evaluation
-from tests.bundle.runs import copy_bundle, run
-from tests.bundle.test_mitigation import chain
+from tests.bundle.runs import chain, copy_bundle, run
 
 OPTIONS = {"target": 0.8, "min_cases": 2}
 

@@ -15,7 +15,7 @@ from fairmedfm_monai.bundle.configs import classification_training
 from fairmedfm_monai.catalog import find_row
 from fairmedfm_monai.handlers import GroupCodes
 from fairmedfm_monai.mitigation import Method
-from tests.bundle.runs import copy_bundle, run
+from tests.bundle.runs import chain, copy_bundle, run, same
 from tests.processes import torchrun
 
 USAGES = ("linear_probe", "mlp_probe", "lora")
@@ -41,19 +41,10 @@ def train(bundle: Path, data: Path, method: str = "", **overrides: Any) -> Path:
     return bundle / "models"
 
 
-def same(one: Path, two: Path, name: str = "model.pt", part: str | None = None) -> bool:
+def equal(one: Path, two: Path, name: str = "model.pt", part: str | None = None) -> bool:
     """Whether two files hold the same tensors, to the bit."""
     states = [torch.load(folder / name, weights_only=True) for folder in (one, two)]
-    a, b = (state if part is None else state[part] for state in states)
-    return list(a) == list(b) and all(torch.equal(a[key], b[key]) for key in a)
-
-
-def chain(error: BaseException | None) -> str:
-    texts = []
-    while error is not None:
-        texts.append(str(error))
-        error = error.__cause__ or error.__context__
-    return " ".join(texts)
+    return same(*(state if part is None else state[part] for state in states))
 
 
 @pytest.fixture
@@ -92,8 +83,8 @@ def test_erm_is_the_training_without_the_key(xray_dir: Path, tmp_path: Path) -> 
     bare = copy_bundle("demo_clip_classification_mlp_probe", tmp_path / "two")
     (bare / "configs" / "train.json").write_text(json.dumps(config))
     two = train(bare, xray_dir, hidden=8)
-    assert same(one, two)
-    assert same(one, two, "progress.pt", "model")
+    assert equal(one, two)
+    assert equal(one, two, "progress.pt", "model")
 
 
 def test_methods_change_the_weights(xray_dir: Path, tmp_path: Path) -> None:
@@ -104,7 +95,7 @@ def test_methods_change_the_weights(xray_dir: Path, tmp_path: Path) -> None:
     names = list(folders)
     for number, name in enumerate(names):
         for other in names[:number]:
-            assert not same(folders[name], folders[other], "progress.pt", "model"), (name, other)
+            assert not equal(folders[name], folders[other], "progress.pt", "model"), (name, other)
 
 
 @pytest.mark.parametrize(
@@ -177,8 +168,8 @@ def test_a_killed_training_ends_as_one_that_was_not(
     content = torch.load(progress, weights_only=True)["trainer"]
     assert content["iteration"] == 2 * content["epoch_length"]
     two = train(stopped, xray_dir, method, epochs=4, resume=str(progress), **options)
-    assert same(one, two)
-    assert same(one, two, "progress.pt", "model")
+    assert equal(one, two)
+    assert equal(one, two, "progress.pt", "model")
     states = [torch.load(folder / "progress.pt", weights_only=True) for folder in (one, two)]
     assert torch.equal(*(state["random"]["torch"] for state in states))
     assert states[0]["best"] == states[1]["best"]

@@ -17,7 +17,7 @@ import torch
 from fairmedfm_monai.bundle.configs.common import TRAINED as TRAINED_USAGES
 from fairmedfm_monai.bundle.render import bundle_names
 from fairmedfm_monai.catalog import Row, input_spec, rows
-from tests.bundle.runs import copy_bundle, run, tables
+from tests.bundle.runs import chain, copy_bundle, run, tables
 
 FMS = [row for row in rows().values() if row.task == "classification"]
 
@@ -56,7 +56,7 @@ def test_a_model_of_ct_volumes_refuses_pictures(name: str, bundle_copy: Copy, xr
     for config in ("train", "evaluate"):
         with pytest.raises((RuntimeError, ValueError)) as caught:
             run(bundle, config, tracking_uri="off", **options)
-        assert "but got 2D 'xray'; take a bundle of a model of pictures" in "".join(_chain(caught.value))
+        assert "but got 2D 'xray'; take a bundle of a model of pictures" in chain(caught.value)
 
 
 @pytest.mark.parametrize("name", ZERO_SHOT)
@@ -157,7 +157,7 @@ def test_a_checkpoint_of_another_model_is_refused_with_names(bundle_copy: Copy, 
     torch.save({"backbone.weight": torch.zeros(3)}, bundle / "models" / "model.pt")
     with pytest.raises(RuntimeError) as caught:
         run(bundle, "evaluate", **common)
-    assert "backbone.weight" in "".join(_chain(caught.value))
+    assert "backbone.weight" in chain(caught.value)
 
 
 def test_an_untrained_bundle_says_to_train_first(bundle_copy: Copy, xray_dir: Path) -> None:
@@ -169,23 +169,15 @@ def test_an_untrained_bundle_says_to_train_first(bundle_copy: Copy, xray_dir: Pa
             dataset_dir=str(xray_dir),
             tracking_uri="off",
         )
-    assert "train this bundle first" in "".join(_chain(caught.value))
+    assert "train this bundle first" in chain(caught.value)
 
 
 def test_a_wrong_select_by_stops_before_the_first_epoch(bundle_copy: Copy, xray_dir: Path) -> None:
     bundle = bundle_copy("demo_clip_classification_linear_probe")
     with pytest.raises((RuntimeError, ValueError)) as caught:
         run(bundle, "train", weights="tiny", dataset_dir=str(xray_dir), tracking_uri="off", select_by="val/acu")
-    assert "val/auc" in "".join(_chain(caught.value))
+    assert "val/auc" in chain(caught.value)
     assert not (bundle / "models" / "model.pt").exists()
-
-
-def _chain(error: BaseException | None) -> list[str]:
-    found = []
-    while error is not None:
-        found.append(str(error))
-        error = error.__cause__ or error.__context__
-    return found
 
 
 def _command(bundle: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -20,7 +20,7 @@ from PIL import Image
 from fairmedfm_monai.bundle.protocols import prompt_free_protocol
 from fairmedfm_monai.catalog import rows
 from fairmedfm_monai.data.prepare import find_dataset, prepare_dataset
-from tests.bundle.runs import BUNDLES, copy_bundle, run, tables
+from tests.bundle.runs import BUNDLES, chain, copy_bundle, run, tables
 from tests.miniatures.fairseg import make
 
 NAME = "sam_segmentation_lora"
@@ -48,11 +48,6 @@ def workflow(bundle: Path, **overrides: Any) -> ConfigWorkflow:
     )
     found.initialize()
     return found
-
-
-def chain(error: BaseException | None) -> str:
-    """The texts of an error and of what led to it: MONAI wraps what an expression raises."""
-    return "" if error is None else f"{error}\n{chain(error.__cause__ or error.__context__)}"
 
 
 def content(found: ConfigWorkflow, name: str) -> Any:

@@ -15,7 +15,7 @@ from fairmedfm_monai.catalog import find_row
 from fairmedfm_monai.handlers import GroupCodes
 from fairmedfm_monai.losses.febs import FEBSLoss
 from fairmedfm_monai.losses.group_dro import GroupDROLoss
-from tests.bundle.runs import copy_bundle, run
+from tests.bundle.runs import chain, copy_bundle, run, same
 from tests.processes import torchrun
 
 SEXES = ("female", "male")
@@ -51,18 +51,6 @@ def train(folder: Path, data: Path, usage: str = "lora", method: str = "", **ove
 def weights(folder: Path, name: str = "model.pt", part: str | None = None) -> dict[str, torch.Tensor]:
     state = torch.load(folder / name, weights_only=True)
     return state if part is None else state[part]
-
-
-def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
-    return list(one) == list(two) and all(torch.equal(one[key], two[key]) for key in one)
-
-
-def chain(error: BaseException | None) -> str:
-    texts = []
-    while error is not None:
-        texts.append(str(error))
-        error = error.__cause__ or error.__context__
-    return " ".join(texts)
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from fairmedfm_monai.bundle.configs import segmentation_samples, segmentation_tr
 from fairmedfm_monai.catalog import Row, find_row
 from fairmedfm_monai.networks.segmenters.demo_sam import DemoSAM
 from fairmedfm_monai.usages import PromptFreeSegmenter
+from tests.bundle.runs import chain
 
 USAGES = segmentation_samples.USAGES
 TARGETS = ("attn.qkv",)
@@ -154,11 +155,7 @@ def test_a_model_that_nobody_trained_says_to_train_first(slices_dir: Path, tmp_p
     bundle = render(tmp_path / "bundle", "lora")
     with pytest.raises((RuntimeError, FileNotFoundError)) as caught:
         run(bundle, "evaluate", weights="tiny", dataset_dir=str(slices_dir), n_bootstrap=0)
-    error, texts = caught.value, []
-    while error is not None:
-        texts.append(str(error))
-        error = error.__cause__ or error.__context__
-    assert "train this bundle first" in "".join(texts)
+    assert "train this bundle first" in chain(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fairmedfm_monai.bundle import ModelInfo, keep_last, start_from_model, validation_cases
 from fairmedfm_monai.networks.checkpoint import WeightsError
-from tests.bundle.runs import BUNDLES, copy_bundle, run
+from tests.bundle.runs import BUNDLES, chain, copy_bundle, run, same
 
 INFO = ModelInfo(fm="sam", usage="full_finetune", variant="vit_b", weights="tiny", classes=["rim", "cup"])
 
@@ -94,6 +94,54 @@ def test_validation_cases_are_those_of_the_split_unless_the_last_epoch_is_kept(x
     assert validation_cases(info, "last") == []
 
 
+def without_validation(dataset: Path, folder: Path) -> Path:
+    """The cases of a dataset, all but those of the validation split to train on."""
+    import pandas as pd
+
+    table = pd.read_csv(dataset / "manifest.csv")
+    folder.mkdir()
+    for file in dataset.iterdir():
+        (folder / file.name).symlink_to(file)
+    (folder / "manifest.csv").unlink()
+    table = table[table["split"] != "val"].assign(split="train")
+    table["patient_id"] = table["case_id"]
+    table.to_csv(folder / "manifest.csv", index=False)
+    return folder
+
+
+@pytest.mark.parametrize("usage", ["linear_probe", "lora"])
+def test_a_classification_keeps_its_last_epoch_as_if_only_that_was_validated(
+    usage: str, xray_dir: Path, tmp_path: Path
+) -> None:
+    bundle = copy_bundle(f"demo_clip_classification_{usage}", tmp_path)
+    options = {"dataset_dir": str(xray_dir), "weights": "tiny", "epochs": 2, "tracking_uri": "off"}
+    for name, choice in {"last": {"select_by": "last"}, "second": {"val_interval": 2}, "first": {"epochs": 1}}.items():
+        run(bundle, "train", ckpt_dir=str(tmp_path / name), **(options | choice))
+    last, second, first = (
+        torch.load(tmp_path / name / "model.pt", weights_only=True) for name in ("last", "second", "first")
+    )
+    assert same(last, second)
+    assert not same(last, first)
+
+
+def test_a_classification_without_validation_must_say_so(xray_dir: Path, tmp_path: Path) -> None:
+    bundle, data = (
+        copy_bundle("demo_clip_classification_linear_probe", tmp_path),
+        without_validation(xray_dir, tmp_path / "d"),
+    )
+    options = {"dataset_dir": str(data), "weights": "tiny", "epochs": 1, "tracking_uri": "off"}
+    advice = {
+        "there is train (72); a training chooses": {},
+        "--patience 2 counts": {"select_by": "last", "patience": 2},
+    }
+    for text, wrong in advice.items():
+        with pytest.raises((RuntimeError, ValueError)) as caught:
+            run(bundle, "train", ckpt_dir=str(tmp_path / "one"), **options, **wrong)
+        assert text in chain(caught.value)
+    run(bundle, "train", ckpt_dir=str(tmp_path / "one"), select_by="last", **options)
+    assert (tmp_path / "one" / "model.pt").exists()
+
+
 @pytest.mark.parametrize("usage", ["linear_probe", "lora"])
 def test_classification_goes_on_from_an_earlier_training(usage: str, xray_dir: Path, tmp_path: Path) -> None:
     """At a rate of 0 the second training ends where the first one did; from the FM it would not."""
@@ -104,30 +152,20 @@ def test_classification_goes_on_from_an_earlier_training(usage: str, xray_dir: P
     for name, given in (("two", start), ("none", start | {"start_from": None})):
         run(bundle, "train", ckpt_dir=str(tmp_path / name), **options, **given)
     one, two, none = (torch.load(tmp_path / name / "model.pt", weights_only=True) for name in ("one", "two", "none"))
-    assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
-    assert any(not torch.equal(tensor, none[name]) for name, tensor in one.items())
+    assert same(one, two)
+    assert not same(one, none)
 
 
 @pytest.mark.parametrize("usage", ["decoder_finetune", "lora_prompted"])
 def test_prompted_segmentation_does_so_too(usage: str, ct2d_dir: Path, tmp_path: Path) -> None:
-    import pandas as pd
-
-    table = pd.read_csv(ct2d_dir / "manifest.csv")
-    folder = tmp_path / "data"
-    folder.mkdir()
-    for file in ct2d_dir.iterdir():
-        (folder / file.name).symlink_to(file)
-    (folder / "manifest.csv").unlink()
-    table.loc[table["split"] == "test", "split"] = "train"
-    table["patient_id"] = table["case_id"]
-    table.to_csv(folder / "manifest.csv", index=False)
+    folder = without_validation(ct2d_dir, tmp_path / "data")
     bundle = copy_bundle(f"demo_sam_segmentation_{usage}", tmp_path)
     options = {"dataset_dir": str(folder), "weights": "tiny", "epochs": 1, "tracking_uri": "off", "loss_size": 32}
     run(bundle, "train", ckpt_dir=str(tmp_path / "one"), select_by="last", **options)
     start = {"start_from": str(tmp_path / "one" / "model.pt"), "learning_rate": 0.0, "weight_decay": 0.0}
     run(bundle, "train", ckpt_dir=str(tmp_path / "two"), select_by="last", **options, **start)
     one, two = (torch.load(tmp_path / name / "model.pt", weights_only=True) for name in ("one", "two"))
-    assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
+    assert same(one, two)
 
 
 def test_every_training_has_the_key_and_the_step() -> None:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors import safe_open
 
 from fairmedfm_monai.bundle.configs.classification_recipes import settings
@@ -34,6 +35,33 @@ def test_every_variant_has_adapters_that_train(name: str) -> None:
         window = spec.get("window") or [spec["size"]] * 2
         trained = check_gradients(model, (1, spec["channels"], *window))
         assert trained > 2 * (encoder.feature_dim + 1), variant
+
+
+@pytest.mark.parametrize("name", [row.name for row in ENCODERS])
+def test_gradient_checkpointing_gives_every_encoder_the_same_gradients(name: str) -> None:
+    row = find_row(name)
+    module, encoder_name = row.network.rsplit(".", 1)
+    spec = input_spec(name, row.default_variant)
+    image = torch.randn(2, spec["channels"], spec["size"], spec["size"], generator=torch.Generator().manual_seed(0))
+    found = []
+    for checkpointing in (False, True):
+        encoder = getattr(importlib.import_module(module), encoder_name)(variant=row.default_variant, weights="tiny")
+        model = add_lora(
+            LinearProbe(encoder, 2),
+            rank=2,
+            alpha=4,
+            dropout=0.0,
+            target_modules=lora_targets(name, row.default_variant),
+            gradient_checkpointing=checkpointing,
+        ).train()
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        generator = torch.Generator().manual_seed(1)
+        for parameter in trained:  # half of the adapters start at zero, which would hide the gradient of the others
+            parameter.data.normal_(0, 0.05, generator=generator)
+        model(image).square().sum().backward()
+        found.append([parameter.grad for parameter in trained])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_a_variant_may_have_targets_of_its_own_which_are_no_input() -> None:

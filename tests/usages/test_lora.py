@@ -107,6 +107,23 @@ def test_adapters_drop_out_in_training_while_the_encoder_stays_in_evaluation_mod
     assert torch.equal(network.eval()(image), network(image))
 
 
+def test_gradient_checkpointing_keeps_less_and_trains_the_same(image: Tensor) -> None:
+    def trained(checkpointing: bool) -> tuple[int, torch.nn.Module, lora.MergedState]:
+        options = {"rank": 4, "alpha": 8, "dropout": 0.5, "target_modules": ["attn", "c_fc", "c_proj"]}
+        network, kept = lora.add_lora(plain(), **options, gradient_checkpointing=checkpointing), []
+        merged = lora.MergedState(network)
+        torch.manual_seed(0)  # of the dropout, which recomputing must draw again
+        train(network, image, steps=2)
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+            network(image)
+        return sum(kept), network, merged
+
+    (much, plainly, _), (little, again, merged) = trained(False), trained(True)
+    assert little < much / 2
+    torch.testing.assert_close(again(image), plainly(image))
+    assert merged.state_dict().keys() == plain().state_dict().keys()
+
+
 class TestAdapterFile:
     def test_an_adapter_comes_back_with_its_settings(self, image: Tensor, tmp_path: Path) -> None:
         network = lora.add_lora(plain(), **SETTINGS, target_modules=["attn", "c_fc"])

@@ -35,10 +35,10 @@ def settings(row: Row, usage: str) -> Config:
 
 def _encoder_settings(row: Row, usage: str) -> Config:
     """Keys of usages that change the encoder."""
-    if usage == "lora":
-        targets = _lora_targets(row)
-        return {"lora_rank": 8, "lora_alpha": 16, "lora_dropout": 0.0, "lora_targets": targets, **_probe_shape(row)}
-    return {"gradient_checkpointing": False, **_probe_shape(row)} if usage == "full_finetune" else {}
+    if usage not in ("lora", "full_finetune"):
+        return {}
+    lora = {"lora_rank": 8, "lora_alpha": 16, "lora_dropout": 0.0, "lora_targets": _lora_targets(row)}
+    return {**(lora if usage == "lora" else {}), "gradient_checkpointing": False, **_probe_shape(row)}
 
 
 def _lora_targets(row: Row) -> Any:
@@ -135,6 +135,7 @@ def adapted() -> Config:
         "alpha": "@lora_alpha",
         "dropout": "@lora_dropout",
         "target_modules": "@lora_targets",
+        "gradient_checkpointing": "@gradient_checkpointing",
     }
 
 

@@ -10,7 +10,7 @@ from fairmedfm_monai.bundle.configs import common, mitigation
 from fairmedfm_monai.bundle.configs.common import CHECK, SEED, Config
 from fairmedfm_monai.catalog import Row
 
-START = common.start_from("@model_state")
+START = [common.start_from("@model_state"), common.keep_last("@model_state")]
 PROGRESS = (
     "$keep_progress(@train#trainer, @ckpt_dir, resume=@resume, model=@network, optimizer=@optimizer, "
     "schedule=@lr_scheduler, method=@method, best=@validate#handlers#1, early_stopping=@validate#handlers#2)"
@@ -21,7 +21,7 @@ def train(row: Row, usage: str) -> Config:
     """train.json of a trained usage; ``model.pt`` is the epoch with the best ``select_by``."""
     return {
         "imports": [
-            *common.imports("ModelInfo", "keep_progress", "start_from_model"),
+            *common.imports("ModelInfo", "keep_progress", "keep_last", "start_from_model", "validation_cases"),
             *parts.negative_import(row),
             *parts.volume_import(row),
             *(["$from fairmedfm_monai.usages import check_gradients"] if usage == "lora" else []),
@@ -71,7 +71,7 @@ def train(row: Row, usage: str) -> Config:
             SEED,
             *parts.check_volumes(row),
             *(["$check_gradients(@network, @probe_shape)"] if usage == "lora" else []),
-            START,
+            *START,
             PROGRESS,
         ],
         "run": _train_run(usage),
@@ -90,7 +90,7 @@ def multi_gpu_train(row: Row, usage: str) -> Config:
         **mitigation.distributed_sampling(),
         "validate#sampler": common.sampler("@validate#dataset", shuffle=False),
         "validate#dataloader#sampler": "@validate#sampler",
-        "initialize": [*common.distributed_start(), *parts.check_volumes(row), START, PROGRESS],
+        "initialize": [*common.distributed_start(), *parts.check_volumes(row), *START, PROGRESS],
         "run": _train_run(usage),
         "finalize": common.DISTRIBUTED_END,
     }
@@ -137,6 +137,7 @@ def _train_section(row: Row, usage: str) -> Config:
             recipes.schedule(usage),
             {
                 "_target_": "ValidationHandler",
+                "_disabled_": common.KEEPS_LAST,
                 "validator": "@validate#evaluator",
                 "epoch_level": True,
                 "interval": "@val_interval",
@@ -173,12 +174,12 @@ def _validate_section(usage: str) -> Config:
     }
     return {
         "preprocessing": "%train#preprocessing",
-        "dataset": parts.dataset(usage, "$@dataset_info.cases('val')", "@validate#preprocessing"),
+        "dataset": parts.dataset(usage, "$validation_cases(@dataset_info, @select_by)", "@validate#preprocessing"),
         "dataloader": common.dataloader("@validate#dataset"),
         "inferer": {"_target_": "SimpleInferer"},
         "postprocessing": parts.probabilities(),
         "handlers": [
-            common.fairness_handler(select_by="@select_by"),
+            common.fairness_handler(select_by=common.CHOSEN_BY),
             saver,
             common.early_stopping(),
             common.tracking_handler(),

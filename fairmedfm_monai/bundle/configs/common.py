@@ -185,7 +185,7 @@ def start_from(state: str) -> str:
 
 def keep_last(state: str) -> str:
     """Step of a training's ``initialize``: model.pt is the last epoch where ``select_by`` says so."""
-    return f"$keep_last(@train#trainer, @ckpt_dir, {state}, select_by=@select_by)"
+    return f"$keep_last(@train#trainer, @ckpt_dir, {state}, select_by=@select_by, patience=@patience)"
 
 
 def evaluation_handlers(*after_report: Config, **extra: Any) -> list[Config]:
