@@ -60,7 +60,10 @@ def overview_page(datasets: Iterable[PublicDataset]) -> str:
         f"{MADE}\n\n# Public datasets\n\n"
         "`python -m fairmedfm_monai prepare NAME --source RAW --output DIR` turns each raw release, exactly as its\n"
         "owner ships it, into a dataset folder. Nothing is downloaded: most owners ask you to sign something.\n\n"
-        f"{overview(datasets)}"
+        f"{overview(datasets)}\n"
+        "Published protocols (`--protocol`) often have no validation split. On such a folder a training takes "
+        "`--select_by last`,\nand the evaluation of a classification "
+        "`--split \"['test']\" --operating_point 0.5`: nothing is then chosen on the test set.\n"
     )
 
 
