@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import logging
 import math
 import os
 from pathlib import Path
@@ -10,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import Checkpoint, DiskSaver
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 if TYPE_CHECKING:
     from monai.handlers import CheckpointSaver
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
     from fairmedfm_monai.handlers.early_stopping import EarlyStopping
 
 PROGRESS_NAME = "progress.pt"
+_LOGGER = logging.getLogger(__name__)
 
 
 def check_checkpoint(checkpoint: str | Path) -> None:
@@ -62,7 +67,8 @@ def keep_progress(
     Args:
         trainer: engine of the training.
         folder: where the file goes.
-        resume: path of a ``progress.pt``; the training then continues after the epoch it holds.
+        resume: path of a ``progress.pt``; the training then continues after the epoch it holds, with the learning rate,
+            weight decay and schedule that it holds. A warning names those that were asked for otherwise.
         best: writes ``model.pt`` when a value is the best so far; with ``resume`` it goes on comparing with the best
             value of before, as long as the file is there. While that value is undefined (``-inf``) each validation
             replaces the file: it is then of the last epoch and not of the first.
@@ -119,7 +125,28 @@ def _load(state: dict[str, Any], extra: dict[str, Any], content: dict[str, Any],
         msg = f"`resume`: {resume} lacks {', '.join(missing)}: give the {PROGRESS_NAME} of a training of this bundle"
         raise ValueError(msg)
     wanted = state | {name: part for name, part in extra.items() if name in content}
+    asked = {name: _numbers(part) for name, part in state.items()}
     Checkpoint.load_objects(to_load=wanted, checkpoint=content)
+    for name, part in state.items():
+        kept = _numbers(part)
+        other = [
+            f"{key} {kept[key]} (asked for: {asked[name][key]})" for key in kept if kept[key] != asked[name].get(key)
+        ]
+        if other:
+            _LOGGER.warning("the %s goes on as it began: %s", name, ", ".join(other))
+
+
+def _numbers(part: Any) -> dict[str, float]:
+    """What a user chose of an optimizer or of a schedule."""
+    if isinstance(part, Optimizer):
+        group = part.param_groups[0]
+        found = {"lr": group.get("initial_lr", group["lr"]), "weight_decay": group.get("weight_decay")}
+    elif isinstance(part, LRScheduler):
+        arguments = inspect.signature(type(part)).parameters.keys() - {"last_epoch"}
+        found = {name: value for name, value in part.state_dict().items() if name in arguments}
+    else:
+        return {}
+    return {name: value for name, value in found.items() if isinstance(value, (int, float))}
 
 
 class _RandomState:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from ignite.engine import Engine
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from fairmedfm_monai.bundle.checkpoint import check_checkpoint, export_model, keep_progress
 from fairmedfm_monai.bundle.model_info import ModelInfo
@@ -49,6 +50,27 @@ def test_resumed_training_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     resumed.run([torch.ones(2, 3), -torch.ones(2, 3)], max_epochs=6)
     assert resumed.state.epoch == 6
     assert torch.equal(second.weight, model.weight)
+
+
+@pytest.mark.parametrize(("epochs", "rate", "told"), [(3, 0.1, ""), (6, 0.1, "T_max"), (3, 0.2, "lr")])
+def test_what_a_resumed_training_keeps_is_told(
+    epochs: int, rate: float, told: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for chosen, resume in (((3, 0.1), None), ((epochs, rate), tmp_path / "progress.pt")):
+        model, optimizer = _parts(0)
+        optimizer.param_groups[0]["lr"] = chosen[1]
+        parts = {"model": model, "optimizer": optimizer, "schedule": CosineAnnealingLR(optimizer, T_max=chosen[0])}
+        trainer = _trainer(model, optimizer)
+        keep_progress(trainer, tmp_path, resume=resume, **parts)
+        if resume is None:
+            _run(trainer, 2)
+    lines = [record.message for record in caplog.records if "goes on as it began" in record.message]
+    expected = {
+        "": [],
+        "T_max": ["the schedule goes on as it began: T_max 3 (asked for: 6)"],
+        "lr": ["the optimizer goes on as it began: lr 0.1 (asked for: 0.2)"],
+    }
+    assert lines == expected[told]
 
 
 def test_a_missing_progress_file_is_named(tmp_path: Path) -> None:
