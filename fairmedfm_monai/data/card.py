@@ -56,7 +56,7 @@ class Attribute:
         for group in groups if not bins else ():
             mapping.setdefault(group, group)  # a manifest may hold the group name itself
         missing = frozenset(raw_text(raw) for raw in entry.get("missing") or ())
-        return cls(name, entry.get("column", name), tuple(groups), mapping, bins, missing, entry.get("title", name))
+        return cls(name, entry.get("column", name), tuple(groups), mapping, bins, missing, entry.get("title") or name)
 
 
 @dataclass(frozen=True)

@@ -164,6 +164,8 @@ def _check_attribute(name: str, entry: object, report: Report) -> None:
     for key in entry:
         if key not in ATTRIBUTE_KEYS:
             report("attribute_key", f"{where}: the key {key!r} is not known{did_you_mean(key, ATTRIBUTE_KEYS)}")
+    if not isinstance(entry.get("title"), (str, type(None))):
+        report("card_value", f"{where}: `title` must be text, but got {entry['title']!r}")
     missing = entry.get("missing") or []
     if not isinstance(missing, list):
         report("missing", f"{where}: `missing` must be a list of raw values, but got {missing!r}")

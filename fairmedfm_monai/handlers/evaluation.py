@@ -60,6 +60,9 @@ def predictions_meta(info: DatasetInfo, prompts: Sequence[str], stamps: Sequence
         "labels": dict(info.labels),
         "prompts": list(prompts),
         "attributes": {name: list(groups) for name, groups in info.attributes.items()},
+        "attribute_titles": {
+            name: title for name in info.attributes if (title := info.card.attributes[name].title) != name
+        },
         "intersections": [list(names) for names in info.intersections],
         "unit": info.unit,
         "dataset": info.name,
@@ -152,6 +155,7 @@ def _run(
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "task": meta.get("task"),
         "attributes": meta.get("attributes", {}),
+        "attribute_titles": meta.get("attribute_titles", {}),
         "reader_dice": source.get("reader_dice") or {},
         "n_cases": int(table["case_id"].nunique()),
         "n_failed": int(failed),

@@ -14,6 +14,7 @@ from fairmedfm_monai.fairness.registry import CLICK_METRICS
 from fairmedfm_monai.fairness.report import OVERALL, UNKNOWN, FairnessReport
 
 from . import curves, figures, forest, sentences, wording
+from .attribute_titles import titled
 from .sensitivity import sweeps
 
 HEADLINE = {"classification": ("auc", "sensitivity", "specificity"), "segmentation": ("dice", "nsd", "hd95")}
@@ -59,8 +60,10 @@ def build_context(
         title: headline of the report.
         banners: sentences that must be seen first (random weights, semi-synthetic data, ...).
         predictions: one row per case (and label, prompt); only Dice distributions and counts are taken from it.
-        run: contents of ``run.json``; ``attributes``, ``reader_dice``, ``versions``, ``dataset`` are used if there.
+        run: contents of ``run.json``; ``attributes``, ``attribute_titles``, ``reader_dice``, ``versions``, ``dataset``
+            are used if there.
     """
+    report, predictions, run = titled(report, predictions, run)
     split, task = report_split(report), task_of(report)
     primary = str(report.settings.get("primary_metric") or HEADLINE[task][0])
     table = report.subgroups[report.subgroups["split"] == split]
@@ -103,7 +106,7 @@ def tiles(
     gaps = [finding for finding in told if math.isfinite(finding.value) and "__" not in finding.row["attribute"]]
     if gaps:
         widest = gaps[0]  # those beyond chance first: a wide gap of few cases must not stand above them
-        where = ", ".join(part for part in (widest.attribute.lower(), widest.about) if part)
+        where = ", ".join(part for part in (wording.inside(widest.attribute), widest.about) if part)
         found.append(("Largest gap", wording.number(widest.value, primary), f"{where}: {widest.verdict}"))
     if len(everyone):
         first = everyone.loc[everyone["n_cases"].idxmax()]

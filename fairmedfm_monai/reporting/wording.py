@@ -124,7 +124,12 @@ def _readable_part(part: str) -> str:
 def heading(slug: str) -> str:
     """A slug as the first words of a line: ``sex__age`` = ``Sex · age``."""
     text = readable(slug)
-    return text[:1].upper() + text[1:]
+    return text if text != text.lower() else text[:1].upper() + text[1:]
+
+
+def inside(text: str) -> str:
+    """A heading in the middle of a line: ``Sex · age`` = ``sex · age``, but ``Body mass index (WHO)`` as it is."""
+    return text if text[1:] != text[1:].lower() else text.lower()
 
 
 def number(value: float, name: str = "", *, unit: bool = True) -> str:

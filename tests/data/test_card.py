@@ -84,6 +84,7 @@ def test_wrong_values_are_found(card_dict: dict[str, Any], change: dict[str, Any
         ({"groups": {"f": ["F"]}, "missing": ["F"]}, "groups"),
         ({"groups": {"f": "F"}}, "groups"),
         ({"groups": {"f": ["F"]}, "missing": "U"}, "missing"),
+        ({"groups": {"f": ["F"]}, "title": 5}, "card_value"),
         ({"groups": []}, "groups"),
         ({"bins": [0, 60], "groups": ["a", "b"]}, "bins"),
         ({"bins": [0, 0, 9], "groups": ["a", "b"]}, "bins"),

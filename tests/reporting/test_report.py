@@ -121,6 +121,20 @@ def test_the_licence_of_the_weights_stands_once_and_stamps_only_as_banners(class
         assert "said above" not in text
 
 
+def test_attributes_have_the_titles_of_their_card(classification, tmp_path):
+    report, _, _ = classification
+    table = pd.DataFrame({"split": ["test"], "sex": ["female"], "race": ["white"], "failed": [""]})
+    titles = {"sex": "Sex at birth (registry)", "race": "overall"}  # the second would be taken for everyone
+    write_report(report, tmp_path, title="Titled", predictions=table, run={"attribute_titles": titles})
+    card, text = (tmp_path / "model_card.md").read_text(encoding="utf-8"), page(tmp_path).text
+    for found in (card, text):
+        assert "Sex at birth (registry) · race" in found
+        assert "Sex ·" not in found
+        assert "Race" in found
+    assert set(read_table(tmp_path / "subgroups.csv")["attribute"]) == {"overall", "sex", "race", "sex__race"}
+    assert set(report.subgroups["attribute"]) == {"overall", "sex", "race", "sex__race"}
+
+
 def test_a_run_without_a_licence_says_nothing_of_it(segmentation):
     _, folder = segmentation
     assert "licence" not in (folder / "model_card.md").read_text(encoding="utf-8")
