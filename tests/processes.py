@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -93,13 +94,24 @@ def torchrun(bundle: Path, *arguments: str, configs: tuple[str, ...] = ("train",
     # `--standalone` binds the rendezvous to a port that the system chooses, and the workers share its store.
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command = [*launch, "-m", "monai.bundle", "run", "--config_file", files, "--tracking_uri", "off", *arguments]
+    code, output = _ended(command, bundle)
+    if code != 0 and re.search(r"failed \(exitcode: -\d+\)", output):
+        # As above: gloo's threads outlive their group (torch 2.15), and one aborted once at the exit of a worker that
+        # had finished.
+        warnings.warn(f"torchrun is started once more: {output[-6000:]}", stacklevel=2)
+        code, output = _ended(command, bundle)
+    if code != 0:
+        raise RuntimeError(output[-6000:])
+
+
+def _ended(command: list[str], folder: Path) -> tuple[int, str]:
+    """Exit code and output of a command that gets a process group of its own."""
     process = subprocess.Popen(
-        command, cwd=bundle, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", start_new_session=True
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", start_new_session=True
     )
     try:
         output, _ = process.communicate(timeout=LIMIT)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)  # the workers too
         output = f"{process.communicate()[0]}\nended after {LIMIT} s"
-    if process.returncode != 0:
-        raise RuntimeError(output[-6000:])
+    return process.returncode, output

@@ -22,6 +22,7 @@ __getattr__, __dir__ = lazy_exports(
         "weights_licence": ".settings",
         "check_checkpoint": ".checkpoint",
         "export_model": ".checkpoint",
+        "check_selection": ".start",
         "keep_last": ".start",
         "keep_progress": ".checkpoint",
         "start_from_model": ".start",

@@ -102,14 +102,35 @@ def validation_cases(dataset: DatasetInfo, select_by: str | Sequence[str]) -> li
         raise DatasetError(dataset.root, [Problem("split", message)]) from error
 
 
-def keep_last(
-    trainer: Engine,
-    folder: str | Path,
-    state: Any,
-    *,
-    select_by: str | Sequence[str],
-    patience: int | None = None,
+def check_selection(
+    trainer: Engine, *, select_by: str | Sequence[str], val_interval: int, patience: int | None = None
 ) -> None:
+    """Make sure that a training can leave a ``model.pt`` and end as it is asked to.
+
+    Args:
+        trainer: engine of the training.
+        select_by: of the training.
+        val_interval: epochs from one validation to the next.
+        patience: of the training.
+
+    Raises:
+        ValueError: no epoch would be validated, or ``patience`` without any validation that could end the training.
+    """
+    if select_by == LAST:
+        if patience is not None:
+            msg = f"--patience {patience} counts validations, but --select_by {LAST} makes none; leave one of them out"
+            raise ValueError(msg)
+        return
+    epochs = trainer.state.max_epochs
+    if epochs is not None and val_interval > epochs:
+        msg = (
+            f"--val_interval {val_interval} is more than the {epochs} epochs: none would be validated, and no model.pt "
+            f"be kept; take a smaller one, or --select_by {LAST} to keep the last epoch"
+        )
+        raise ValueError(msg)
+
+
+def keep_last(trainer: Engine, folder: str | Path, state: Any, *, select_by: str | Sequence[str]) -> None:
     """Write ``model.pt`` after every epoch where ``select_by`` is ``last``.
 
     Args:
@@ -117,15 +138,8 @@ def keep_last(
         folder: where the file goes.
         state: whose ``state_dict`` it is.
         select_by: of the training.
-        patience: of the training.
-
-    Raises:
-        ValueError: ``patience`` without any validation that could end the training.
     """
     if select_by == LAST:
-        if patience is not None:
-            msg = f"--patience {patience} counts validations, but --select_by {LAST} makes none; leave one of them out"
-            raise ValueError(msg)
         saver = DiskSaver(str(folder), create_dir=True, require_empty=False)
         keep = Checkpoint({"model": state}, saver, filename_pattern="model.pt", n_saved=None)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, keep)

@@ -136,7 +136,7 @@ def test_a_classification_without_validation_must_say_so(xray_dir: Path, tmp_pat
     }
     for text, wrong in advice.items():
         with pytest.raises((RuntimeError, ValueError)) as caught:
-            run(bundle, "train", ckpt_dir=str(tmp_path / "one"), **options, **wrong)
+            run(bundle, "train", ckpt_dir=str(tmp_path / "one"), **(options | wrong))
         assert text in chain(caught.value)
     run(bundle, "train", ckpt_dir=str(tmp_path / "one"), select_by="last", **options)
     assert (tmp_path / "one" / "model.pt").exists()

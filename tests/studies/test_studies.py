@@ -116,7 +116,7 @@ def smaller(content: dict[str, Any]) -> None:
         dataset["options"] = {**dataset.get("options", {}), **few}
     for grid in content["grids"]:
         if "train" in grid:
-            grid["train"] |= {"epochs": 1}
+            grid["train"] |= {"epochs": 1, "val_interval": 1}
 
 
 REDUCED = "xray-*/*/zero_shot/*,xray-*/*/linear_probe/*,ct-*/*/prompted/*"

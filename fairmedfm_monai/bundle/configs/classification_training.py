@@ -10,7 +10,7 @@ from fairmedfm_monai.bundle.configs import common, mitigation
 from fairmedfm_monai.bundle.configs.common import CHECK, SEED, Config
 from fairmedfm_monai.catalog import Row
 
-START = [common.start_from("@model_state"), common.keep_last("@model_state")]
+START = [common.SELECTION, common.start_from("@model_state"), common.keep_last("@model_state")]
 PROGRESS = (
     "$keep_progress(@train#trainer, @ckpt_dir, resume=@resume, model=@network, optimizer=@optimizer, "
     "schedule=@lr_scheduler, method=@method, best=@validate#handlers#1, early_stopping=@validate#handlers#2)"
@@ -21,7 +21,10 @@ def train(row: Row, usage: str) -> Config:
     """train.json of a trained usage; ``model.pt`` is the epoch with the best ``select_by``."""
     return {
         "imports": [
-            *common.imports("ModelInfo", "keep_progress", "keep_last", "start_from_model", "validation_cases"),
+            *common.imports(
+                *("ModelInfo", "keep_progress", "check_selection", "keep_last"),
+                *("start_from_model", "validation_cases"),
+            ),
             *parts.negative_import(row),
             *parts.volume_import(row),
             *(["$from fairmedfm_monai.usages import check_gradients"] if usage == "lora" else []),

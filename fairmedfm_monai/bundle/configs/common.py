@@ -178,6 +178,10 @@ CHOSEN_BY = "$None if @select_by == 'last' else @select_by"
 """``select_by`` of the handler that makes the selection."""
 
 
+SELECTION = "$check_selection(@train#trainer, select_by=@select_by, val_interval=@val_interval, patience=@patience)"
+"""Step of a training's ``initialize``: it can leave a model.pt."""
+
+
 def start_from(state: str) -> str:
     """Step of a training's ``initialize``: begin with the weights of an earlier training."""
     return f"$start_from_model(@start_from, {state}, info=@model_info, resume=@resume)"
@@ -185,7 +189,7 @@ def start_from(state: str) -> str:
 
 def keep_last(state: str) -> str:
     """Step of a training's ``initialize``: model.pt is the last epoch where ``select_by`` says so."""
-    return f"$keep_last(@train#trainer, @ckpt_dir, {state}, select_by=@select_by, patience=@patience)"
+    return f"$keep_last(@train#trainer, @ckpt_dir, {state}, select_by=@select_by)"
 
 
 def evaluation_handlers(*after_report: Config, **extra: Any) -> list[Config]:

@@ -18,7 +18,7 @@ def train(row: Row, usage: str) -> Config:
     recipe = recipes.RECIPES[usage]
     return {
         "imports": common.imports(
-            *("ModelInfo", "keep_progress", "keep_last", "start_from_model"),
+            *("ModelInfo", "keep_progress", "check_selection", "keep_last", "start_from_model"),
             *("default_selection", "validation_cases", *own_input.calls(row, usage)),
         ),
         **common.paths(row, writes_run=False),
@@ -179,6 +179,7 @@ def _written_info(row: Row, usage: str) -> Config:
 def _progress(usage: str) -> list[str]:
     schedule = ", schedule=@lr_scheduler" if usage == parts.PROMPT_FREE else ""
     return [
+        common.SELECTION,
         common.start_from("@model_state"),
         common.keep_last("@model_state"),
         f"$keep_progress(@train#trainer, @ckpt_dir, resume=@resume, model=@network, optimizer=@optimizer{schedule}, "
