@@ -71,7 +71,7 @@ def _commands(row: Row, usage: str) -> str:
     if row.task == "classification" and usage in ("lora", "full_finetune"):
         lines += [
             "",
-            "Train with less memory, for about half as much computing again:",
+            "Train with less memory, for more computing:",
             "",
             f"    {RUN} --config_file configs/train.json --dataset_dir DATASET_DIR --gradient_checkpointing true",
         ]

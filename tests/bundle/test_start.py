@@ -124,15 +124,16 @@ def test_a_classification_keeps_its_last_epoch_as_if_only_that_was_validated(
     assert not same(last, first)
 
 
-def test_a_classification_without_validation_must_say_so(xray_dir: Path, tmp_path: Path) -> None:
+def test_a_training_that_could_leave_no_model_is_refused_with_advice(xray_dir: Path, tmp_path: Path) -> None:
     bundle, data = (
         copy_bundle("demo_clip_classification_linear_probe", tmp_path),
         without_validation(xray_dir, tmp_path / "d"),
     )
     options = {"dataset_dir": str(data), "weights": "tiny", "epochs": 1, "tracking_uri": "off"}
-    advice = {
+    advice: dict[str, dict[str, object]] = {
         "there is train (72); a training chooses": {},
         "--patience 2 counts": {"select_by": "last", "patience": 2},
+        "--val_interval 2 is more than the 1 epochs": {"dataset_dir": str(xray_dir), "val_interval": 2},
     }
     for text, wrong in advice.items():
         with pytest.raises((RuntimeError, ValueError)) as caught:
